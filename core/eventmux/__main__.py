@@ -1,0 +1,5 @@
+"""`python -m eventmux`."""
+
+from .cli import main
+
+main(prog_name="eventmux")

@@ -1,0 +1,71 @@
+"""create_app: builds every part, in order. Nothing is done at import, and two apps share nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from sse_starlette import EventSourceResponse
+
+from .config import Settings, load_settings
+from .errors import EventmuxError
+from .hub import Hub
+from .web import catalog, dashboard, openapi, status, streams
+
+if TYPE_CHECKING:
+    from starlette.types import Lifespan
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service as an ASGI application, from ./plugins.yaml if nothing is given.
+
+    `app.state.hub` is its hub, for who runs the server. Raises ConfigError.
+    """
+    settings = settings or load_settings()
+    hub = Hub()
+    app = FastAPI(
+        title="eventmux",
+        version=version("eventmux"),
+        description="Event sources as Server-Sent Events, one by one or merged.",
+        lifespan=_lifespan(hub),
+    )
+    app.state.hub = hub
+    app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
+    app.include_router(catalog.router(settings.catalog, hub))
+    app.include_router(dashboard.router())
+    app.include_router(streams.router(settings.catalog, hub, settings.config.server))
+    app.add_exception_handler(EventmuxError, _refused)
+    openapi.install(app, settings.catalog)
+    return app
+
+
+def _lifespan(hub: Hub) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
+        watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            await hub.close()
+
+    return lifespan
+
+
+async def _drain_at_exit(hub: Hub) -> None:
+    """Under a plain uvicorn nobody tells an application that the server wants to exit: its streams would keep it for
+    ever. sse-starlette finds out; `eventmux serve` does not need it, and drains half a second earlier.
+    """
+    await EventSourceResponse._listen_for_exit_signal()  # noqa: SLF001 - there is no public way
+    hub.drain()
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    return JSONResponse({"detail": str(error)}, getattr(error, "status", 500))

@@ -1,0 +1,132 @@
+"""The enabled sources and the named streams: what `plugins.yaml` makes of what the plugins offer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from .errors import UnavailableError, UnknownSourceError
+from .event import Event
+from .history import Bounds
+from .operators import Step
+from .source import Source
+
+
+@dataclass(frozen=True)
+class EnabledSource:
+    """A source under the name that clients use. `fixed` parameters are the operator's; `defaults` clients may change.
+
+    `unavailable`: why it cannot run now and what to do, or None.
+    """
+
+    name: str
+    source: Source[...]
+    plugin: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    shared: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+    pipe: Sequence[Step] = ()
+    unavailable: str | None = None
+
+    @property
+    def settable(self) -> frozenset[str]:
+        """The parameters that a client may set."""
+        return frozenset(self.source.parameters.model_fields) - self.source.config_only - frozenset(self.fixed)
+
+    def validate(self, given: Mapping[str, Any]) -> BaseModel:
+        """The parameters of a run, from what a client gave. Raises pydantic's ValidationError."""
+        surplus = [name for name in given if name not in self.settable]
+        if surplus:
+            raise ValidationError.from_exception_data(
+                self.name, [_surplus(self, name) for name in surplus], hide_input=True
+            )
+        return self.source.parameters.model_validate({**self.defaults, **given, **self.fixed})
+
+    def check_available(self) -> None:
+        if self.unavailable:
+            raise UnavailableError(f"source {self.name!r} is unavailable: {self.unavailable}")
+
+    @cached_property
+    def query_kinds(self) -> Mapping[str, str]:
+        """How each parameter stands in a query: `text`, `list` (repeated) or `json`."""
+        schema = self.source.parameters.model_json_schema()
+        properties = schema.get("properties", {})
+        return {name: _query_kind(properties[name], schema.get("$defs", {})) for name in properties}
+
+    def parameters_schema(self, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
+        """JSON Schema of what a client may set, with the defaults that hold here."""
+        schema = self.source.parameters.model_json_schema(ref_template=ref_template)
+        properties = {name: dict(schema["properties"][name]) for name in schema.get("properties", {})}
+        schema["properties"] = {name: value for name, value in properties.items() if name in self.settable}
+        for name in self.settable & self.defaults.keys():
+            schema["properties"][name]["default"] = self.defaults[name]
+        required = [name for name in schema.pop("required", []) if name in self.settable - self.defaults.keys()]
+        if required:
+            schema["required"] = required
+        return schema
+
+
+def _query_kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        return _query_kind(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    kinds = {_query_kind(option, definitions) for key in ("anyOf", "oneOf", "allOf") for option in schema.get(key, ())}
+    if schema.get("type") == "array":
+        items = schema.get("items", {})
+        kinds.add("list" if _query_kind(items, definitions) == "text" else "json")
+    elif schema.get("type") == "object":
+        kinds.add("json")
+    return "json" if "json" in kinds else "list" if "list" in kinds else "text"
+
+
+def _surplus(source: EnabledSource, name: str) -> InitErrorDetails:
+    if name in source.fixed:
+        text = "Parameter {name} is fixed by plugins.yaml"
+    elif name in source.source.config_only:
+        text = "Parameter {name} can be set in plugins.yaml only"
+    elif source.settable:
+        text = "No such parameter: {source} takes " + ", ".join(sorted(source.settable))
+    else:
+        text = "No such parameter: {source} takes none"
+    kind = PydanticCustomError("extra_forbidden", text, {"name": name, "source": source.name})
+    return InitErrorDetails(type=kind, loc=(name,), input=None)
+
+
+def missing_source(name: str) -> Source[...]:
+    """What stands in the catalog for a source that no plugin offers; it is never run."""
+
+    async def nothing() -> AsyncIterator[Event]:
+        return
+        yield
+
+    return Source(
+        name=name,
+        function=nothing,
+        description="",
+        parameters=create_model("NoParameters"),
+        events={},
+        relays=True,
+        context=None,
+        config_only=frozenset(),
+    )
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything that a client can ask for, by name."""
+
+    sources: Mapping[str, EnabledSource]
+    streams: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def source(self, name: str) -> EnabledSource:
+        """Raises UnknownSourceError, with the nearest name."""
+        try:
+            return self.sources[name]
+        except KeyError:
+            known = self.sources.keys() - ({name} if name in self.streams else set())
+            raise UnknownSourceError(name, known) from None

@@ -1,0 +1,105 @@
+"""One log, one writer, many subscriptions. What writes, and how a subscription reads, is not said here."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from . import sse
+from .history import Bounds, History
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .sse import Frame
+    from .subscription import Subscription
+
+WINDOW_EVENTS = 256
+WINDOW_BYTES = 256 * 1024
+
+
+class Clock:
+    """Wall time in nanoseconds that never stands still or goes back, so that it also orders what arrives."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def now(self) -> int:
+        self._last = max(time.time_ns(), self._last + 1)
+        return self._last
+
+
+class Channel:
+    """The log of one run. `ended` is the reason once the run is over; the log stays readable.
+
+    `on_idle` is called when the last subscription has left.
+    """
+
+    def __init__(self, source: str, epoch: str, *, bounds: Bounds, clock: Clock, on_idle: Callable[[], None]) -> None:
+        self.source = source
+        self.epoch = epoch
+        self.history = History(bounds)
+        self.ended: str | None = None
+        self.subscriptions: set[Subscription] = set()
+        self._clock = clock
+        self._on_idle = on_idle
+        self._reached = 0
+        self._reader_moved: asyncio.Future[None] | None = None
+        self._marked = False
+
+    def append(self, frame: Frame) -> None:
+        frame.at = self._clock.now()
+        self.history.append(frame)
+        self._mark()
+
+    def end(self, reason: str) -> None:
+        """The run is over: `completed`, `failed`. Subscriptions say so when they have read all."""
+        if self.ended is None:
+            self.ended = reason
+            self._mark()
+
+    def end_frame(self, reason: str) -> Frame:
+        return sse.control("stream.end", source=self.source, reason=reason)
+
+    def join(self, subscription: Subscription) -> None:
+        self.subscriptions.add(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        self.subscriptions.discard(subscription)
+        if not self.subscriptions:
+            self._on_idle()
+
+    def reached(self, offset: int) -> None:
+        """A reader has taken what is up to `offset`: a writer that waits for it may go on."""
+        self._reached = max(self._reached, offset)
+        if self._reader_moved and not self._reader_moved.done():
+            self._reader_moved.set_result(None)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the foremost reader is a window behind the writer."""
+        history = self.history
+        behind = history.last - self._reached
+        return behind >= min(WINDOW_EVENTS, history.bounds.events) or (
+            behind > 0 and history.bytes_after(self._reached) >= min(WINDOW_BYTES, history.bounds.bytes)
+        )
+
+    async def room(self) -> None:
+        """Return when the foremost reader is within the window."""
+        while self.is_full:
+            self._reader_moved = asyncio.get_running_loop().create_future()
+            await self._reader_moved
+
+    def _mark(self) -> None:
+        # Once per turn of the loop, however many events a turn brings.
+        if not self._marked:
+            self._marked = True
+            asyncio.get_running_loop().call_soon(self._wake_subscriptions)
+
+    def _wake_subscriptions(self) -> None:
+        self._marked = False
+        for subscription in self.subscriptions:
+            subscription.wake()

@@ -1,0 +1,80 @@
+"""What is raised on purpose, and the status it becomes before the first byte of a stream."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class EventmuxError(Exception):
+    """Base of every error raised on purpose; its text may be shown to the person who caused it."""
+
+    status = 500
+
+
+class DefinitionError(EventmuxError):
+    """A plugin's source or event is not defined as it must be. Raised when the plugin is imported."""
+
+
+class UndeclaredEventError(EventmuxError):
+    """A source yielded what its return annotation does not name."""
+
+
+class ConfigError(EventmuxError):
+    """`plugins.yaml` cannot be used. `problems` holds one line per fault, each with its place."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class UnknownSourceError(EventmuxError):
+    """A request names a source or stream that is not enabled."""
+
+    status = 404
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        shown = name if len(name) <= 64 else name[:64] + "..."
+        super().__init__(f"no source or stream {shown!r}{suggestion(name, known)}")
+
+
+class UnavailableError(EventmuxError):
+    """A source is enabled and cannot run; the text says why and what to do."""
+
+    status = 503
+
+
+class TooLargeError(EventmuxError):
+    """A request body is over the bound."""
+
+    status = 413
+
+
+class MediaTypeError(EventmuxError):
+    """A request body is not sent as JSON."""
+
+    status = 415
+
+
+class SourceError(Exception):
+    """Raised by a source to fail with a message that clients may see.
+
+    `retryable` tells the client whether asking again can help. Any other exception that leaves a source is
+    logged under an incident id, and only that id is sent.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retryable = retryable
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an error text: the nearest of the known names, or all of them."""
+    names = sorted(known)
+    if near := get_close_matches(name, names, n=1):
+        return f": did you mean {near[0]!r}?"
+    return f": known are {', '.join(names)}" if names else ": none is known"

@@ -1,0 +1,44 @@
+"""`GET /sources`: what there is to subscribe to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+
+if TYPE_CHECKING:
+    from ..catalog import Catalog, EnabledSource
+    from ..hub import Hub
+
+
+def router(catalog: Catalog, hub: Hub) -> APIRouter:
+    routes = APIRouter(tags=["service"])
+
+    @routes.get("/sources", operation_id="sources")
+    async def sources() -> dict[str, Any]:
+        """Every enabled source with its parameters and events as JSON Schema, and the named streams."""
+        return {
+            "sources": [_describe(enabled, hub) for enabled in catalog.sources.values()],
+            "streams": [
+                {"name": name, "sources": list(members), "url": f"/sse/{name}"}
+                for name, members in catalog.streams.items()
+            ],
+        }
+
+    return routes
+
+
+def _describe(enabled: EnabledSource, hub: Hub) -> dict[str, Any]:
+    return {
+        "name": enabled.name,
+        "plugin": enabled.plugin,
+        "description": enabled.source.description,
+        "url": f"/sse/{enabled.name}",
+        "shared": enabled.shared,
+        "state": hub.state(enabled),
+        "reason": enabled.unavailable,
+        "parameters": enabled.parameters_schema(),
+        "events": {
+            name: kind.model_json_schema(mode="serialization") for kind, name in enabled.source.events.items()
+        },
+    }

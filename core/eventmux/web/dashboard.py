@@ -1,0 +1,22 @@
+"""`GET /`: a page that lists the sources and opens them, one by one or merged."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+
+# The page is one file and loads nothing from elsewhere.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+
+
+def router() -> APIRouter:
+    routes = APIRouter()
+    page = files(__package__).joinpath("dashboard.html").read_text("utf-8")
+
+    @routes.get("/", include_in_schema=False)
+    async def dashboard() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+
+    return routes

@@ -1,0 +1,231 @@
+"""OpenAPI 3.2 of the stream routes: every source's parameters, and as `itemSchema` its events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import formats
+from .parameters import Words
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from ..catalog import Catalog, EnabledSource
+
+VERSION = "3.2.0"
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_CONTROL_EVENTS: dict[str, Schema] = {
+    "stream.gap": {
+        "reason": {"enum": ["evicted", "restarted", "unknown", "lagged"]},
+        "missed": {"type": ["integer", "null"], "minimum": 0},
+    },
+    "stream.error": {"message": _TEXT, "incident": _TEXT, "retryable": {"type": "boolean"}},
+    "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost"]}},
+}
+
+
+def install(app: FastAPI, catalog: Catalog) -> None:
+    """Make `app.openapi()` OpenAPI 3.2 with the components that the operations below refer to."""
+    app.openapi_version = VERSION
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = made()
+        components = document.setdefault("components", {}).setdefault("schemas", {})
+        if "stream.end" not in components:
+            components.update(_components(catalog))
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def source_operation(enabled: EnabledSource, method: str) -> Schema:
+    body = _hoisted(enabled.parameters_schema(_ref(enabled.name)))
+    parameters = _query_parameters(enabled) if method == "GET" else []
+    return _operation(
+        enabled.source.description.partition("\n")[0] or enabled.name,
+        enabled.source.description,
+        parameters,
+        body if method == "POST" else None,
+        [enabled],
+        tag="sources",
+    )
+
+
+def stream_operation(name: str, members: Sequence[EnabledSource], method: str) -> Schema:
+    text = f"The stream {name}: {', '.join(member.name for member in members)} as one."
+    parameters = [p for member in members for p in _query_parameters(member, prefix=f"{member.name}.")]
+    body = _sources_body(members)
+    return _operation(
+        text, text, parameters if method == "GET" else [], body if method == "POST" else None, members, tag="streams"
+    )
+
+
+def merged_operation(catalog: Catalog, method: str) -> Schema:
+    members = list(catalog.sources.values())
+    sources = {
+        "name": "sources",
+        "in": "query",
+        "required": True,
+        "description": "The sources to merge, separated by commas.",
+        "style": "form",
+        "explode": False,
+        "schema": {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"enum": sorted(catalog.sources)}},
+    }
+    prefixed = [
+        {**parameter, "required": False}
+        for member in members
+        for parameter in _query_parameters(member, prefix=f"{member.name}.")
+    ]
+    return _operation(
+        "Any selection of sources, merged",
+        "A parameter without a prefix goes to every selected source that has it: `message=hi` is `echo.message=hi` and "
+        "`reverse-echo.message=hi`. One with a prefix wins.",
+        [sources, *prefixed] if method == "GET" else [],
+        _sources_body(members) if method == "POST" else None,
+        members,
+        tag="streams",
+    )
+
+
+def _operation(
+    summary: str,
+    description: str,
+    parameters: list[Schema],
+    body: Schema | None,
+    sources: Sequence[EnabledSource],
+    *,
+    tag: str,
+) -> Schema:
+    operation: Schema = {
+        "summary": summary,
+        "description": description,
+        "tags": [tag],
+        "parameters": [*parameters, *_word_parameters()],
+        "responses": _responses(sources),
+    }
+    if body is not None:
+        operation["requestBody"] = {"content": {formats.JSON: {"schema": body}}}
+    return operation
+
+
+def _responses(sources: Sequence[EnabledSource]) -> Schema:
+    events = [(s.name, name, s.source.relays) for s in sources for name in s.source.events.values()]
+    items = [_sse_item(name, _event_ref(source, name)) for source, name, _ in events]
+    lines = [_line_item(name, _event_ref(source, name)) for source, name, _ in events]
+    if any(source.source.relays for source in sources):
+        items.append({"properties": {"event": _TEXT, "data": _TEXT}})
+        lines.append({"properties": {"event": _TEXT, "data": _TEXT}})
+    items += [_sse_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    lines += [_line_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    problem = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        "200": {
+            "description": "The stream. `Accept` chooses between SSE, JSON lines and, for a bounded answer, a JSON array.",
+            "content": {
+                formats.SSE: {"itemSchema": {"type": "object", "oneOf": items}},
+                formats.NDJSON: {"itemSchema": {"type": "object", "oneOf": lines}},
+                formats.JSON: {"schema": {"type": "array", "items": {"type": "object", "oneOf": lines}}},
+            },
+        },
+        "204": {"description": "Every source of the stream has ended for this cursor: do not come back."},
+        "404": {"description": "No such source", "content": problem},
+        "413": {"description": "Body or query too large", "content": problem},
+        "415": {"description": "Body not sent as JSON", "content": problem},
+        "422": {"description": "Wrong parameters", "content": problem},
+        "503": {"description": "A source is unavailable", "content": problem},
+    }
+
+
+def _sse_item(name: str, data: Schema) -> Schema:
+    """One dispatched event, in the shape of OpenAPI 3.2's section on Server-Sent Events."""
+    return {
+        "required": ["event", "data"],
+        "properties": {
+            "id": _TEXT,
+            "event": {"const": name},
+            "data": {"type": "string", "contentMediaType": formats.JSON, "contentSchema": data},
+        },
+    }
+
+
+def _line_item(name: str, data: Schema) -> Schema:
+    return {
+        "required": ["id", "source", "event", "data"],
+        "properties": {"id": _TEXT, "source": _TEXT, "event": {"const": name}, "data": data},
+    }
+
+
+def _query_parameters(enabled: EnabledSource, prefix: str = "") -> list[Schema]:
+    schema = enabled.parameters_schema(_ref(enabled.name))
+    found: list[Schema] = []
+    for name, details in schema["properties"].items():
+        parameter: Schema = {"name": f"{prefix}{name}", "in": "query", "required": name in schema.get("required", ())}
+        if description := details.get("description"):
+            parameter["description"] = description
+        if enabled.query_kinds[name] == "json":
+            parameter["content"] = {formats.JSON: {"schema": details}}
+        else:
+            parameter["schema"] = details
+        found.append(parameter)
+    return found
+
+
+def _word_parameters() -> list[Schema]:
+    properties = Words.model_json_schema()["properties"]
+    words: list[Schema] = [
+        {"name": name, "in": "query", "required": False, "description": details["description"], "schema": details}
+        for name, details in properties.items()
+    ]
+    for word in words:
+        if word["name"] == "events":
+            word |= {"style": "form", "explode": False}
+    header = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": _TEXT}
+    return [*words, {**header, "description": "The cursor to go on from, as EventSource sends it."}]
+
+
+def _sources_body(members: Iterable[EnabledSource]) -> Schema:
+    properties = {member.name: _hoisted(member.parameters_schema(_ref(member.name))) for member in members}
+    sources = {"type": "object", "additionalProperties": False, "properties": properties}
+    return {"type": "object", "additionalProperties": False, "properties": {"sources": sources}, "required": ["sources"]}
+
+
+def _components(catalog: Catalog) -> dict[str, Schema]:
+    found: dict[str, Schema] = {
+        "Problem": {"type": "object", "required": ["detail"], "properties": {"detail": {"type": ["string", "array"]}}}
+    }
+    for name, properties in _CONTROL_EVENTS.items():
+        properties = {"source": _TEXT, **properties}
+        found[name] = {"type": "object", "required": list(properties), "properties": properties}
+    for enabled in catalog.sources.values():
+        ref = _ref(enabled.name)
+        found |= _definitions(enabled.name, enabled.parameters_schema(ref))
+        for kind, event in enabled.source.events.items():
+            schema = kind.model_json_schema(ref_template=ref, mode="serialization")
+            found |= _definitions(enabled.name, schema)
+            found[_component(enabled.name, event)] = _hoisted(schema)
+    return found
+
+
+def _definitions(source: str, schema: Mapping[str, Any]) -> dict[str, Schema]:
+    return {f"{source}.{name}": definition for name, definition in schema.get("$defs", {}).items()}
+
+
+def _hoisted(schema: Schema) -> Schema:
+    return {key: value for key, value in schema.items() if key != "$defs"}
+
+
+def _ref(source: str) -> str:
+    return f"#/components/schemas/{source}.{{model}}"
+
+
+def _component(source: str, event: str) -> str:
+    return f"{source}.event.{re.sub(r'[^A-Za-z0-9._-]', '_', event)}"
+
+
+def _event_ref(source: str, event: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{_component(source, event)}"}

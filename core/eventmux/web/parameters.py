@@ -1,0 +1,236 @@
+"""A request read into what it asks for: sources with their parameters, and the words of the service.
+
+Errors have FastAPI's own shape and come before the first byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NoReturn
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from ..catalog import Catalog, EnabledSource
+from ..errors import MediaTypeError, TooLargeError, suggestion
+from ..hub import Wanted
+
+MAX_BODY = 1024 * 1024
+MAX_QUERY = 64 * 1024  # bytes; uvicorn's own bound on a request line is the same
+MAX_SOURCES = 32
+MAX_SHOWN = 100  # characters of a wrong value that an error repeats
+
+Error = dict[str, Any]
+Query = dict[str, list[str]]
+
+
+class Words(BaseModel):
+    """The query words of the service, on every stream."""
+
+    model_config = ConfigDict(frozen=True)
+
+    last_event_id: Annotated[
+        str | None, Field(description="The cursor to go on from; the header `Last-Event-ID` comes first.")
+    ] = None
+    limit: Annotated[int | None, Field(ge=1, description="End after so many events.")] = None
+    events: Annotated[
+        list[str] | None, Field(max_length=64, description="Only events of these names, separated by commas.")
+    ] = None
+    qualify: Annotated[bool, Field(description="Name events `source/name`.")] = False
+
+
+def read_query(request: Request) -> Query:
+    """The query as name -> values. Raises TooLargeError over MAX_QUERY bytes."""
+    if len(request.scope["query_string"]) > MAX_QUERY:
+        raise TooLargeError(f"the query is longer than {MAX_QUERY} bytes: send the parameters as a JSON body by POST")
+    query: Query = {}
+    for name, value in request.query_params.multi_items():
+        query.setdefault(name, []).append(value)
+    return query
+
+
+def take_words(query: Query, wanted: Sequence[EnabledSource]) -> Words:
+    """The words of the service; what stays in `query` is for the sources."""
+    values: dict[str, Any] = {}
+    for name in query.keys() & Words.model_fields.keys():
+        given = query.pop(name)
+        if name == "events":
+            values[name] = [event for value in given for event in value.split(",") if event]
+        elif name == "last_event_id":
+            values[name] = next((value for value in reversed(given) if value), None)
+        elif len(given) > 1:
+            refuse([error(("query", name), "Given more than once", given)])
+        else:
+            values[name] = given[0]
+    try:
+        words = Words.model_validate(values)
+    except ValidationError as invalid:
+        refuse(list(located(invalid, lambda loc: ("query", *loc))))
+    _check_events(words.events, wanted)
+    return words
+
+
+def _check_events(names: Sequence[str] | None, wanted: Sequence[EnabledSource]) -> None:
+    if names is None or any(enabled.source.relays for enabled in wanted):
+        return  # a relay's names are known at run time only
+    known = {name for enabled in wanted for name in enabled.source.events.values()}
+    qualified = {f"{enabled.name}/{name}" for enabled in wanted for name in enabled.source.events.values()}
+    unknown = [name for name in names if name not in known | qualified]
+    if unknown or not names:
+        text = f"No event {unknown[0][:MAX_SHOWN]!r} here{suggestion(unknown[0], known)}" if unknown else "No name given"
+        refuse([error(("query", "events"), text, ",".join(names))])
+
+
+def take_selection(query: Query, catalog: Catalog) -> list[EnabledSource]:
+    """`sources=a,b`. Raises UnknownSourceError; refuses an empty one, too many, and one source twice."""
+    if "sources" not in query:
+        refuse([error(("query", "sources"), "Field required: name the sources, like sources=a,b", None, kind="missing")])
+    names = [name.strip() for value in query.pop("sources") for name in value.split(",")]
+    return select([name for name in names if name], catalog, ("query", "sources"))
+
+
+def select(names: Sequence[str], catalog: Catalog, loc: tuple[str, ...]) -> list[EnabledSource]:
+    if not names:
+        refuse([error(loc, "Name at least one source", None)])
+    if len(names) > MAX_SOURCES:
+        refuse([error(loc, f"At most {MAX_SOURCES} sources in one stream", len(names))])
+    if twice := [name for name in names if names.count(name) > 1]:
+        refuse([error(loc, f"Source {twice[0][:MAX_SHOWN]!r} is named twice", ",".join(names))])
+    return [catalog.source(name) for name in names]
+
+
+def wanted_by_query(query: Query, wanted: Sequence[EnabledSource]) -> list[Wanted]:
+    """`message=hi` goes to every source that has the parameter, `echo.message=hi` to that one, and wins."""
+    given: dict[str, dict[str, Any]] = {enabled.name: {} for enabled in wanted}
+    errors: list[Error] = []
+    for name, values in sorted(query.items(), key=lambda item: "." in item[0]):
+        takers = _takers(name, wanted)
+        if not takers:
+            errors.append(error(("query", name), _no_taker(name, wanted), values[0], kind="extra_forbidden"))
+        for enabled in takers:
+            parameter = name.rpartition(".")[2]
+            try:
+                given[enabled.name][parameter] = _query_value(enabled.query_kinds.get(parameter), values)
+            except ValueError as invalid:
+                errors.append(error(("query", name), str(invalid), values[0]))
+
+    def loc(enabled: EnabledSource, found: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not found:
+            return ("query",)
+        long = f"{enabled.name}.{found[0]}"
+        is_short = long not in query and (len(wanted) == 1 or found[0] in query)
+        return ("query", found[0] if is_short else long, *found[1:])
+
+    return _validate(wanted, given, loc, errors)
+
+
+def _takers(name: str, wanted: Sequence[EnabledSource]) -> list[EnabledSource]:
+    prefix, dot, _ = name.rpartition(".")
+    if dot:
+        return [enabled for enabled in wanted if enabled.name == prefix]
+    # One that has it fixed is passed over while another may take it; alone, it says that it is fixed.
+    return [enabled for enabled in wanted if name in enabled.settable] or [
+        enabled for enabled in wanted if name in enabled.source.parameters.model_fields
+    ]
+
+
+def refuse_rest(query: Query) -> None:
+    """With POST, the parameters of sources stand in the body, and nowhere else."""
+    text = "With POST, write the parameters of sources in the body; the query takes " + ", ".join(Words.model_fields)
+    if query:
+        refuse([error(("query", name), text, values[0], kind="extra_forbidden") for name, values in query.items()])
+
+
+def wanted_by_body(body: Mapping[str, Any], wanted: Sequence[EnabledSource], at: tuple[str, ...]) -> list[Wanted]:
+    """`body` holds the parameters of each source under its name."""
+    errors: list[Error] = []
+    given: dict[str, Mapping[str, Any]] = {}
+    for enabled in wanted:
+        value = body.get(enabled.name)
+        given[enabled.name] = value if isinstance(value, Mapping) else {}
+        if not isinstance(value, (Mapping, type(None))):
+            errors.append(error((*at, enabled.name), "Input should be an object with the source's parameters", value))
+    is_nested = at != ("body",)
+    return _validate(wanted, given, lambda enabled, found: (*at, *(enabled.name,) * is_nested, *found), errors)
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object in the body, {} if there is none. Raises TooLargeError, MediaTypeError; refuses what is no JSON.
+
+    The media type is insisted on: a page of another origin may post text/plain without being asked, and a run can
+    cost money.
+    """
+    text = bytearray()
+    if int(request.headers.get("content-length") or 0) > MAX_BODY:
+        raise TooLargeError(f"the body is larger than {MAX_BODY} bytes")
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > MAX_BODY:
+            raise TooLargeError(f"the body is larger than {MAX_BODY} bytes")
+    if not text.strip():
+        return {}
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise MediaTypeError("send the body as JSON, with Content-Type: application/json")
+    try:
+        value = from_json(bytes(text), allow_inf_nan=False)
+    except ValueError as invalid:
+        refuse([error(("body",), f"JSON decode error: {invalid}", None, kind="json_invalid")])
+    if not isinstance(value, dict):
+        refuse([error(("body",), "Input should be an object", value, kind="dict_type")])
+    return dict(value)
+
+
+def _validate(
+    wanted: Sequence[EnabledSource], given: Mapping[str, Mapping[str, Any]], loc: Any, errors: list[Error]
+) -> list[Wanted]:
+    found: list[Wanted] = []
+    for enabled in wanted:
+        try:
+            found.append(Wanted(enabled, enabled.validate(given[enabled.name])))
+        except ValidationError as invalid:
+            errors += located(invalid, lambda place, enabled=enabled: loc(enabled, place))
+    if errors:
+        refuse(errors)
+    return found
+
+
+def _query_value(kind: str | None, values: list[str]) -> Any:
+    """What pydantic shall see: a list for a list, a value for JSON, else the text. Raises ValueError."""
+    if kind == "list":
+        return values
+    if len(values) > 1:
+        raise ValueError("Given more than once")
+    if kind == "json":
+        try:
+            return from_json(values[0], allow_inf_nan=False)
+        except ValueError as invalid:
+            raise ValueError(f"Write it as JSON: {invalid}") from None
+    return values[0]
+
+
+def _no_taker(name: str, wanted: Sequence[EnabledSource]) -> str:
+    prefix, dot, _ = name.rpartition(".")
+    if dot and prefix not in {enabled.name for enabled in wanted}:
+        return f"{prefix[:MAX_SHOWN]!r} is not among the sources of this stream"
+    known = sorted({parameter for enabled in wanted for parameter in enabled.settable})
+    return f"No source of this stream has the parameter {name[:MAX_SHOWN]!r}{suggestion(name, known)}"
+
+
+def error(loc: Iterable[Any], text: str, value: Any, *, kind: str = "value_error") -> Error:
+    """One entry of FastAPI's `detail`; a long or odd value is not repeated."""
+    found: Error = {"type": kind, "loc": list(loc), "msg": text}
+    if isinstance(value, (str, int, float, bool)) and len(str(value)) <= MAX_SHOWN:
+        found["input"] = value
+    return found
+
+
+def located(invalid: ValidationError, loc: Any) -> Iterable[Error]:
+    for fault in invalid.errors(include_url=False, include_context=False):
+        yield error(loc(tuple(fault["loc"])), fault["msg"], fault.get("input"), kind=fault["type"])
+
+
+def refuse(errors: list[Error]) -> NoReturn:
+    raise RequestValidationError(errors)

@@ -1,0 +1,96 @@
+"""A subscription written to an ASGI server: headers, entries, heartbeats, the end. What it reads is not known here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from sse_starlette import EventSourceResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import Receive, Scope, Send
+
+    from ..config import ServerConfig
+    from ..subscription import Subscription
+    from .formats import Format
+
+log = logging.getLogger("eventmux.stream")
+
+HEADERS = {
+    # no-transform: a proxy that compresses would hold events back (FIELD.md 6, intermediaries).
+    "Cache-Control": "no-store, no-transform",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class EventStream(EventSourceResponse):
+    """The response of a stream. sse-starlette supplies the headers and the answer to HEAD; the way of an event is ours:
+    no task group, no queue, no frame made twice.
+
+    `subscribe` is called when the response starts, `unsubscribe` when it is over, however it ends.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[[], Subscription],
+        unsubscribe: Callable[[Subscription], None],
+        format: Format,
+        server: ServerConfig,
+    ) -> None:
+        super().__init__(iter(()), headers=HEADERS, media_type=format.media_type, ping=server.heartbeat, sep="\n")
+        self._subscribe = subscribe
+        self._unsubscribe = unsubscribe
+        self._format = format
+        self._server = server
+        self._is_gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        subscription = self._subscribe()
+        watch = asyncio.create_task(self._watch(receive, subscription), name="eventmux disconnect")
+        try:
+            await self._stream(send, subscription)
+        except TimeoutError:
+            log.warning("a client took nothing for %g seconds: cut off", self._server.send_timeout)
+        finally:
+            self._unsubscribe(subscription)
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+
+    async def _watch(self, receive: Receive, subscription: Subscription) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._is_gone = True
+        subscription.wake()
+
+    async def _stream(self, send: Send, subscription: Subscription) -> None:
+        form = self._format
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._write(send, form.opening(subscription.cursor, self._server.retry))
+        while not self._is_gone and not subscription.is_over and not subscription.is_drained:
+            if entries := subscription.read():
+                await self._write(send, form.entries(entries))
+                # A send that never waits must not keep the loop from everyone else.
+                await asyncio.sleep(0)
+            elif not await subscription.wait(self._server.heartbeat):
+                await self._write(send, form.heartbeat(subscription.cursor))
+        if self._is_gone:
+            return
+        end = form.farewell(self._jittered_retry()) if subscription.is_drained and not subscription.is_over else b""
+        await self._write(send, end + form.closing(), more=False)
+
+    async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        async with asyncio.timeout(self._server.send_timeout):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _jittered_retry(self) -> int:
+        """Clients that are sent away together must not come back together."""
+        return int(self._server.retry * random.uniform(1, 3))  # noqa: S311 - not a secret

@@ -1,0 +1,59 @@
+"""uvicorn, as `eventmux serve` runs it: on a socket bound before anything else, and drained before it waits."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Generator
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..config import ServerConfig
+from ..hub import Hub
+
+
+class Server(uvicorn.Server):
+    """Ends the streams before uvicorn waits for their connections to close, and exits 0 after a signal."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._hub.drain()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """As uvicorn does, but without raising the signal again: a requested end is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError for a port in use, which uvicorn itself would only log."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def make_server(app: FastAPI, config: ServerConfig) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(config.grace)),
+        ),
+        app.state.hub,
+    )

@@ -1,0 +1,160 @@
+"""The stream routes: one per source and named stream, and `/sse` for any selection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+
+from ..cursor import Cursor, parse_cursor
+from ..errors import UnknownSourceError
+from ..subscription import Selection
+from . import formats, openapi, parameters
+from .response import EventStream
+
+if TYPE_CHECKING:
+    from ..catalog import Catalog, EnabledSource
+    from ..config import ServerConfig
+    from ..hub import Hub
+
+ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
+
+Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def router(catalog: Catalog, hub: Hub, server: ServerConfig) -> APIRouter:
+    """Routes for everything in the catalog."""
+    routes = APIRouter()
+    streams = Streams(catalog, hub, server)
+
+    def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
+        for method in ("GET", "POST", "HEAD"):
+            routes.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                name=f"{name} {method}",
+                operation_id=f"{name}_{method.lower()}",
+                include_in_schema=method != "HEAD",
+                status_code=200,
+                response_class=EventStream,
+                response_model=None,
+                openapi_extra=document(method),
+            )
+
+    add("/sse", streams.merged, "merged", partial(openapi.merged_operation, catalog))
+    for name, enabled in catalog.sources.items():
+        add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
+    for name, members in catalog.streams.items():
+        wanted = [catalog.sources[member] for member in members]
+        add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
+    routes.add_api_route("/sse/{name}", streams.unknown, methods=["GET", "POST", "HEAD"], include_in_schema=False)
+    return routes
+
+
+class Streams:
+    """A request for a stream, from its parameters to its response."""
+
+    def __init__(self, catalog: Catalog, hub: Hub, server: ServerConfig) -> None:
+        self._catalog = catalog
+        self._hub = hub
+        self._server = server
+
+    async def merged(self, request: Request) -> Response:
+        query = parameters.read_query(request)
+        if request.method == "POST":
+            body = await _body_of_sources(request)
+            selected = parameters.select(list(body), self._catalog, ("body", "sources"))
+            return self._open(request, query, selected, body)
+        return self._open(request, query, parameters.take_selection(query, self._catalog))
+
+    def one(self, enabled: EnabledSource) -> Endpoint:
+        async def stream(request: Request) -> Response:
+            body = {enabled.name: await parameters.read_body(request)} if request.method == "POST" else None
+            return self._open(request, parameters.read_query(request), [enabled], body, at=("body",))
+
+        return stream
+
+    def named(self, members: Sequence[EnabledSource]) -> Endpoint:
+        async def stream(request: Request) -> Response:
+            body = await _body_of_sources(request) if request.method == "POST" else None
+            if body:
+                _refuse_strangers(body, members)
+            return self._open(request, parameters.read_query(request), members, body)
+
+        return stream
+
+    async def unknown(self, request: Request) -> Response:
+        raise UnknownSourceError(request.path_params["name"], [*self._catalog.sources, *self._catalog.streams])
+
+    def _open(
+        self,
+        request: Request,
+        query: parameters.Query,
+        enabled: Sequence[EnabledSource],
+        body: Mapping[str, Any] | None = None,
+        *,
+        at: tuple[str, ...] = ("body", "sources"),
+    ) -> Response:
+        for source in enabled:
+            source.check_available()
+        words = parameters.take_words(query, enabled)
+        if body is None:
+            wanted = parameters.wanted_by_query(query, enabled)
+        else:
+            parameters.refuse_rest(query)
+            wanted = parameters.wanted_by_body(body, enabled, at)
+        cursor = _cursor(request, words.last_event_id)
+        if cursor and all(cursor.has_ended(source.name) for source in enabled):
+            return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
+        media_type = formats.media_type(request.headers.get("accept", ""))
+        limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
+        events = None if words.events is None else frozenset(words.events)
+        return EventStream(
+            lambda: self._hub.subscribe(wanted, cursor, Selection(events, limit)),
+            self._hub.unsubscribe,
+            formats.new_format(media_type, qualify=words.qualify),
+            self._server,
+        )
+
+
+def _cursor(request: Request, word: str | None) -> Cursor | None:
+    """The client's cursor, None if it brings none. What cannot be read matches no source: that is a gap for each."""
+    given = [value for name, value in request.scope["headers"] if name == b"last-event-id" and value]
+    try:
+        # Browsers send the UTF-8 of the id; Starlette's own view of a header is Latin-1.
+        text = given[-1].decode() if given else word
+        return parse_cursor(text) if text else None
+    except ValueError:
+        return Cursor.unreadable()
+
+
+async def _body_of_sources(request: Request) -> Mapping[str, Any]:
+    """`{"sources": {"echo": {"message": "hi"}, "clock": {}}}`"""
+    body = await parameters.read_body(request)
+    surplus = [
+        parameters.error(("body", name), 'The body is {"sources": {name: parameters}}', None, kind="extra_forbidden")
+        for name in body
+        if name != "sources"
+    ]
+    sources = body.get("sources", {})
+    if not isinstance(sources, dict):
+        text = "Input should be an object: the parameters of each source under its name"
+        surplus.append(parameters.error(("body", "sources"), text, sources, kind="dict_type"))
+    if surplus:
+        parameters.refuse(surplus)
+    return dict(sources)
+
+
+def _refuse_strangers(body: Mapping[str, Any], members: Sequence[EnabledSource]) -> None:
+    names = {member.name for member in members}
+    text = f"Not a source of this stream: it has {', '.join(sorted(names))}"
+    errors = [
+        parameters.error(("body", "sources", name), text, None, kind="extra_forbidden")
+        for name in body
+        if name not in names
+    ]
+    if errors:
+        parameters.refuse(errors)

@@ -1,0 +1,128 @@
+"""openai: a model's answer as it is written, from OpenAI or a service that speaks its API."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from eventmux import ConfigOnly, SourceError, source
+from eventmux_plugins.openai import chat, responses
+from eventmux_plugins.openai.events import Delta, Done, Reasoning, Refusal, Started, ToolCall, Usage
+from eventmux_plugins.openai.failures import explained
+from eventmux_plugins.openai.question import Effort, Message, Question, Text
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, AsyncStream
+
+OPENAI = "https://api.openai.com/v1"  # said here, so that OPENAI_BASE_URL in the environment sends no key elsewhere
+TRAILER = 5.0  # seconds to wait, after a whole answer, for its usage and the end of the stream
+
+
+def one_of_prompt_or_messages(*, prompt: str | None, messages: list[Message] | None, **_: object) -> None:
+    if (prompt is None) == (messages is None):
+        told = "neither" if prompt is None else "both"
+        raise ValueError(f"say either prompt (one question) or messages (a conversation): got {told}")
+
+
+def header_safe(key: SecretStr) -> SecretStr:
+    # A line break, as files end with one, would be refused with an error that shows the whole header.
+    if not re.fullmatch(r"[\x21-\x7e]+", key.get_secret_value()):
+        raise ValueError("an API key is not empty and has no spaces, line breaks or letters outside ASCII")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(header_safe)]
+# Without user, password or query: HTTP clients log URLs.
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$", max_length=2000)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+@source(check=one_of_prompt_or_messages)
+async def openai(
+    *,
+    prompt: Text | None = None,
+    messages: Annotated[list[Message], Field(min_length=1, max_length=100)] | None = None,
+    system: Text | None = None,
+    model: Annotated[str, Field(min_length=1, max_length=200)] = "gpt-5-mini",
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None,
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None,
+    reasoning_effort: Effort | None = None,
+    api: Literal["chat", "responses"] = "chat",
+    api_key: Annotated[Key, ConfigOnly],
+    base_url: Annotated[Url | None, ConfigOnly] = None,
+    timeout: Annotated[Seconds, ConfigOnly] = 30.0,
+    idle_timeout: Annotated[Seconds, ConfigOnly] = 60.0,
+    extra_body: Annotated[dict[str, Any] | None, ConfigOnly] = None,
+) -> AsyncIterator[Started | Delta | Reasoning | ToolCall | Refusal | Usage | Done]:
+    """A model's answer to `prompt`, or to a conversation of `messages`, piece by piece.
+
+    `base_url`: another service that speaks this API (vLLM, Ollama, OpenRouter, ...); it is asked with `max_tokens`,
+    OpenAI itself with `max_completion_tokens`. `timeout`: seconds until the service begins to answer; `idle_timeout`:
+    its longest silence after that. `extra_body`: more fields of the request, such as `tools`; they win over the others.
+
+    Nothing is asked twice: a failure is told at once, with whether asking again can help. Closing this source
+    closes the connection to the service, which ends the answer there.
+    """
+    question = Question(
+        model=model,
+        messages=tuple(messages or (Message(role="user", content=prompt or ""),)),
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        reasoning_effort=reasoning_effort,
+        compatible=base_url is not None,
+        extra_body=extra_body,
+    )
+    answer = chat.Answer(model) if api == "chat" else responses.Answer(model)
+    key = api_key.get_secret_value()
+    with explained(model=model, key=key):
+        async with (
+            # In a thread: importing the SDK takes half a second, and each client reads the system's certificates, 20 ms.
+            await asyncio.to_thread(client_of, base_url or OPENAI, key) as client,
+            await begin(client, question, api, timeout) as stream,
+        ):
+            while sent := await following(stream, TRAILER if answer.whole else idle_timeout, whole=answer.whole):
+                for event in answer.read(sent):
+                    yield event
+        for final in answer.end():
+            yield final
+
+
+def client_of(base_url: str, key: str) -> AsyncOpenAI:
+    from openai import AsyncOpenAI
+
+    # No retries: a question may have been paid for. No timeouts: the SDK's are started anew by every byte, and a
+    # service that sends comments only would never be given up; ours, in begin and following, wait for an event.
+    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=None)
+    _ = client.chat, client.responses  # imported at first use: here, and not on the event loop
+    return client
+
+
+async def begin(client: AsyncOpenAI, question: Question, api: str, seconds: float) -> AsyncStream[Any]:
+    create: Any = client.chat.completions.create if api == "chat" else client.responses.create
+    request = chat.request(question) if api == "chat" else responses.request(question)
+    try:
+        async with asyncio.timeout(seconds):
+            stream: AsyncStream[Any] = await create(**request)
+            return stream
+    except TimeoutError as error:
+        raise SourceError(f"The model service did not begin to answer for {seconds:g} s.", retryable=True) from error
+
+
+async def following(stream: AsyncStream[Any], seconds: float, *, whole: bool) -> Any:
+    """What the service sends next; None at the end, and when nothing is lost by not having it."""
+    from openai import APIConnectionError
+
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(stream, None)
+    except (TimeoutError, APIConnectionError) as error:
+        if whole:
+            return None
+        if isinstance(error, TimeoutError):
+            raise SourceError(f"The model service sent nothing for {seconds:g} s.", retryable=True) from error
+        raise

@@ -1,0 +1,12 @@
+"""What a service sends, read leniently: a field that is missing or null is None, an unknown one is ignored."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Upstream(BaseModel):
+    """Base of the views on the SDK's objects, which it builds without validating anything."""
+
+    # What was sent stays out of the error's text: it is somebody's conversation.
+    model_config = ConfigDict(from_attributes=True, hide_input_in_errors=True)

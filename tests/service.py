@@ -1,0 +1,140 @@
+"""The service on a real uvicorn with a port of its own: in a thread, or as the command in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx2
+from eventmux.app import create_app
+from eventmux.catalog import Catalog, EnabledSource
+from eventmux.config import Config, ServerConfig, Settings, load_settings
+from eventmux.hub import Hub
+from eventmux.plugins import Plugins
+from eventmux.source import Source
+from eventmux.web.server import bind, make_server
+from eventsource import PATIENCE, EventSource, wait_until
+
+
+class Service:
+    """A running service. `hub` may be looked at only for what no client can see: runs and subscriptions left over."""
+
+    def __init__(self, url: str, hub: Hub) -> None:
+        self.url = url
+        self.hub = hub
+
+    def open(self, path: str, **options: object) -> EventSource:
+        return EventSource(self.url + path, **options)  # type: ignore[arg-type]
+
+    def get(self, path: str, **options: object) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=PATIENCE, trust_env=False, **options)  # type: ignore[arg-type]
+
+    def post(self, path: str, **options: object) -> httpx2.Response:
+        return httpx2.post(self.url + path, timeout=PATIENCE, trust_env=False, **options)  # type: ignore[arg-type]
+
+    def is_quiet(self) -> bool:
+        return self.hub.runs == 0 and self.hub.subscriptions == 0
+
+
+def settings_of(
+    *sources: Source[...] | EnabledSource,
+    streams: Mapping[str, Sequence[str]] | None = None,
+    server: ServerConfig | None = None,
+) -> Settings:
+    """Settings of sources that a test has made, without a file."""
+    enabled = [
+        s if isinstance(s, EnabledSource) else EnabledSource(s.name, s, "test", shared=s.shared) for s in sources
+    ]
+    catalog = Catalog({e.name: e for e in enabled}, streams or {})
+    return Settings(Config(server=server or ServerConfig()), Plugins((), {}), catalog)
+
+
+@contextlib.contextmanager
+def serving(settings: Settings, *, expect_quiet: bool = True) -> Iterator[Service]:
+    """The service in a thread. On leaving it must end in time; by default no run may be left when clients are gone."""
+    socket = bind("127.0.0.1", 0)
+    app = create_app(settings)
+    server = make_server(app, settings.config.server)
+    leaked: list[str] = []
+
+    async def main() -> None:
+        await server.serve(sockets=[socket])
+        leaked.extend(str(task) for task in asyncio.all_tasks() if "eventmux" in task.get_name())
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    service = Service(f"http://127.0.0.1:{socket.getsockname()[1]}", app.state.hub)
+    try:
+        wait_until(lambda: server.started, "the server to start")
+        yield service
+        if expect_quiet:
+            wait_until(service.is_quiet, "every run to be closed after its clients have gone")
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE + settings.config.server.grace)
+        assert not thread.is_alive(), "the server did not end"
+    assert leaked == []
+
+
+@contextlib.contextmanager
+def serving_file(text: str, path: Path, environ: Mapping[str, str] | None = None) -> Iterator[Service]:
+    """The service in a thread, from a plugins.yaml with this text."""
+    file = path / "plugins.yaml"
+    file.write_text(text, "utf-8")
+    with serving(load_settings(file, environ or {})) as service:
+        yield service
+
+
+class Process:
+    """`eventmux serve` as a user starts it."""
+
+    def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> None:
+        self.log = cwd / "serve.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "eventmux", "serve", "--port", "0", *arguments],
+                cwd=cwd,
+                env={**os.environ, **(environ or {})},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for_url(self) -> str:
+        def found() -> str | None:
+            assert self.process.poll() is None, self.log.read_text()
+            match = re.search(r"^eventmux .* at (http://\S+),", self.log.read_text(), re.MULTILINE)
+            return match and match[1]
+
+        url = str(wait_until(found, "the service to say where it listens"))
+        wait_until(lambda: _answers(url), "the service to answer")
+        return url
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        self.process.send_signal(sig)
+        return self.process.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
+    process = Process(*arguments, cwd=cwd, environ=environ)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+        process.process.wait(PATIENCE)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
+    except httpx2.TransportError:
+        return False
