@@ -14,11 +14,13 @@ An answer:
   usage-inline        usage in the last chunk (chat)            tools-length   stops in the middle of a call
   no-id               tells neither id nor model                unknown-event  sends events nobody has heard of
   slow                SLOW_TOKENS numbered tokens, "0 1 2 ...", one every SLOW_PAUSE seconds
+  two                 two answers, mixed (chat)
 A failure, before the answer (each error text repeats the key, as bad services do):
-  Bearer "bad-key" 401, forbidden 403, missing 404, bad-request 400, quota 429, rate-limit 429, overloaded 503,
-  hang                never answers
+  Bearer "bad-key" 401, forbidden 403, missing 404, bad-request 400, bad-labels 400, quota 429, unpaid 402,
+  rate-limit 429, conflict 409, overloaded 503
+  hang                never answers                             cut-error      closes the connection in an error text
 A failure, in the middle of the answer ("Hello" has been sent):
-  error-midstream     an error object                           cut            closes the connection
+  error-midstream     an error object; code-X: with code X      cut            closes the connection
   failed              says that it failed (responses)           no-finish      ends in order, but too early
   silent              says nothing more                         comments       says nothing more, in comments
   dribble             a line that never ends                    garbage        a chunk that is no JSON
@@ -141,7 +143,8 @@ def openai_server() -> Iterator[Upstream]:
             if refused := refusal(body["model"], key):
                 return refused
             script = chat if request.url.path == "/v1/chat/completions" else responses
-            return Answer(script(body), upstream, request.app.state.stop, hang=body["model"] == "hang")
+            steps = iter([b'{"error": ', Cut()]) if body["model"] == "cut-error" else script(body)
+            return Answer(steps, upstream, request.app.state.stop, model=body["model"])
 
         app = Starlette(
             routes=[Route(f"/v1/{path}", asked, methods=["POST"]) for path in ("chat/completions", "responses")],
@@ -167,15 +170,18 @@ def openai_server() -> Iterator[Upstream]:
 class Answer:
     """An ASGI response that plays a script, and knows whether the client stayed to its end."""
 
-    def __init__(self, script: Iterator[Step], upstream: Upstream, stop: asyncio.Event, *, hang: bool) -> None:
+    def __init__(self, script: Iterator[Step], upstream: Upstream, stop: asyncio.Event, *, model: str) -> None:
         self.script = script
         self.upstream = upstream
         self.stop = stop
-        self.hang = hang
+        self.hang = model == "hang"
+        self.status = 500 if model == "cut-error" else 200
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.upstream.note(opened=1)
-        tasks = [asyncio.create_task(doing) for doing in (self._play(send), self._client_leaves(receive), self._stops())]
+        tasks = [
+            asyncio.create_task(doing) for doing in (self._play(send), self._client_leaves(receive), self._stops())
+        ]
         playing, leaving, _ = tasks
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -194,7 +200,7 @@ class Answer:
         if self.hang:
             await asyncio.Event().wait()
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         for step in self.script:
             match step:
@@ -244,11 +250,15 @@ def refusal(model: str, key: str) -> JSONResponse | None:
         case "bad-request":
             return refused(400, f"Too long {echo}", code="context_length_exceeded", param="messages")
         case "bad-labels":
-            return refused(400, f"No {echo}", code=f"refused {key}", param=key)
+            return refused(400, f"No {echo}", code="see http://internal.example:8000", param=key)
         case "quota":
             return refused(429, f"You exceeded your current quota {echo}", code="insufficient_quota")
         case "rate-limit":
             return refused(429, f"Rate limit reached {echo}", code="rate_limit_exceeded")
+        case "unpaid":
+            return refused(402, f"Insufficient credits {echo}", code=None)
+        case "conflict":
+            return refused(409, f"Try that again {echo}", code=None)
         case "overloaded":
             return refused(503, f"Overloaded {echo}", code=None)
     return None
@@ -271,6 +281,10 @@ def breaks(model: str, api: str) -> Iterator[Step]:
             yield {"error": {"message": "The server had an error", "type": "server_error", "code": "server_error"}}
         case ("error-midstream", "responses"):
             yield {"type": "error", "code": "server_error", "message": "The server had an error", "param": None}
+        case (str(), "chat") if model.startswith("code-"):
+            yield {"error": {"message": "It went wrong", "code": model.removeprefix("code-")}}
+        case (str(), "responses") if model.startswith("code-"):
+            yield {"type": "error", "code": model.removeprefix("code-"), "message": "It went wrong", "param": None}
         case ("failed", "responses"):
             error = {"code": "invalid_prompt", "message": "Not like that"}
             yield {"type": "response.failed", "response": {"id": "resp_1", "status": "failed", "error": error}}
@@ -314,6 +328,8 @@ def chat(body: dict[str, Any]) -> Iterator[Step]:
         yield chunk({"mood": {"happy": True}}, novelty=[1])
     for number, piece in enumerate(pieces(model)):
         yield chunk({"content": piece})
+        if model == "two":
+            yield chunk() | {"choices": [{"index": 1, "delta": {"content": "Bye"}, "finish_reason": "length"}]}
         if model == "slow":
             yield Wait(SLOW_PAUSE)
         if number == 0:
@@ -409,7 +425,9 @@ def responses(body: dict[str, Any]) -> Iterator[Step]:
 def tool_items(event: Callable[..., dict[str, Any]], model: str) -> Iterator[dict[str, Any]]:
     for index, (identity, name, arguments) in enumerate(CALLS):
         item = {"type": "function_call", "id": f"fc_{index}", "call_id": identity, "name": name}
-        yield event("response.output_item.added", output_index=index, item={**item, "arguments": "", "status": "in_progress"})
+        yield event(
+            "response.output_item.added", output_index=index, item={**item, "arguments": "", "status": "in_progress"}
+        )
         for part in arguments:
             yield event("response.function_call_arguments.delta", item_id=item["id"], output_index=index, delta=part)
             if model == "tools-length":

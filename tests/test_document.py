@@ -504,9 +504,7 @@ def test_a_document_s_repr_holds_no_value() -> None:
 calm = settings(deadline=None)  # a busy machine is no fault
 
 TEXT = st.text(
-    st.characters(
-        codec="utf-8", exclude_characters="\x7f\x85\u2028\u2029\ufeff\ufffe\uffff", exclude_categories=("Cc",)
-    )
+    st.characters(codec="utf-8", exclude_characters="\x7f\x85\u2028\u2029\ufeff\ufffe\uffff", exclude_categories=["Cc"])
 )
 # What YAML 1.2 reads as a number and PyYAML, of YAML 1.1, therefore does not quote.
 ONLY_1_2 = re.compile(r"0o[0-7]+|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?[0-9]+")

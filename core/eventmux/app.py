@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
 from .config import Settings, load_settings
-from .errors import EventmuxError
+from .errors import EventmuxError, TooLargeError
 from .hub import Hub
 from .web import catalog, dashboard, openapi, status, streams
 
@@ -68,4 +68,7 @@ async def _drain_at_exit(hub: Hub) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-    return JSONResponse({"detail": str(error)}, getattr(error, "status", 500))
+    status = getattr(error, "status", 500)
+    # Whoever sends too much is not read to the end: the connection is closed on them.
+    headers = {"connection": "close"} if status == TooLargeError.status else None
+    return JSONResponse({"detail": str(error)}, status, headers)

@@ -128,5 +128,4 @@ class Catalog:
         try:
             return self.sources[name]
         except KeyError:
-            known = self.sources.keys() - ({name} if name in self.streams else set())
-            raise UnknownSourceError(name, known) from None
+            raise UnknownSourceError(name, self.sources, is_stream=name in self.streams) from None

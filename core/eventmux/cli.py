@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .app import create_app
-from .config import Settings, load_settings
+from .config import Settings, load_installed, load_settings
 from .errors import ConfigError
 from .schema import config_schema
-from .web.server import bind, make_server
 
 if TYPE_CHECKING:
+    from .catalog import EnabledSource
     from .plugins import Plugin
+
+T = TypeVar("T")
+
+MAX_CELL = 60  # letters of a list in a table
 
 config_option = click.option(
     "--config",
@@ -32,11 +38,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For a progra
 
 @click.group()
 @click.version_option(package_name="eventmux")
-def main() -> None:
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of a plugin that cannot be loaded.")
+def main(*, verbose: bool) -> None:
     """Plug in event sources. Open one EventSource. Never lose an event."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
+    logging.getLogger("eventmux").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     # The service says itself where it listens; uvicorn's words about its process would hide that.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
@@ -52,25 +60,26 @@ def serve(
     config: Path | None, host: str | None, port: int | None, workers: int, *, strict: bool, insecure: bool
 ) -> None:
     """Serve the enabled sources."""
-    settings = _settings(config)
+    # Here and not above: with FastAPI and uvicorn every other command would take twice as long.
+    from .app import create_app
+    from .web.server import bind, make_server
+
+    settings = _read(load_settings, config)
     server = settings.config.server.model_copy(
         update={key: value for key, value in {"host": host, "port": port}.items() if value is not None}
     )
     if workers > 1:
-        _fail(f"--workers {workers}: store: memory serves one process, and a cursor would be good on one of them only")
+        _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
     if not insecure and not _is_loopback(server.host):
-        _fail(f"{server.host} is not loopback, and nobody is asked for a token: add --insecure if that is meant")
-    faults = [f"plugin {plugin.title}: {plugin.error}" for plugin in settings.plugins.broken]
-    faults += [f"source {e.name}: {e.unavailable}" for e in settings.catalog.sources.values() if e.unavailable]
-    if strict and faults:
-        _fail("--strict:", *faults)
+        _fail(f"host {server.host}: others can reach it, and nobody is asked for a token: add --insecure if that is meant")
+    if strict and (faults := _faults(settings)):
+        _fail("--strict: not started, because of", *faults)
     app = create_app(settings)
     try:
         socket = bind(server.host, server.port)
-    except OSError as error:
-        _fail(f"cannot listen on {server.host}:{server.port}: {error.strerror}: free it, or choose another by --port")
-    host, port = socket.getsockname()[:2]
-    click.echo(_overview(settings, f"http://{f'[{host}]' if ':' in host else host}:{port}"))
+    except (OSError, ValueError) as error:  # ValueError: a host that IDNA cannot encode
+        _fail(f"cannot listen on {_authority(server.host, server.port)}: {_why_not_bound(error)}")
+    click.echo(_overview(settings, f"http://{_authority(*socket.getsockname()[:2])}"))
     make_server(app, server).run(sockets=[socket])
 
 
@@ -78,16 +87,18 @@ def serve(
 @config_option
 @json_option
 def plugins(config: Path | None, *, as_json: bool) -> None:
-    """List the plugins: name, distribution, version, sources, state, error."""
-    found = _settings(config).plugins.found
+    """List the plugins, and what is wrong with them."""
+    found = _read(load_installed, config)
     if as_json:
-        click.echo(json.dumps([_plugin_row(plugin) for plugin in found], indent=2))
+        click.echo(json.dumps([_plugin_row(plugin) for plugin in found.found], indent=2))
         return
     rows = [
-        (p.name, p.distribution or p.target, p.version or "", ", ".join(s.name for s in p.sources), p.state, p.error or "")
-        for p in found
+        (p.name, p.distribution or p.target, p.version or "", p.state, _some([source.name for source in p.sources]))
+        for p in found.found
     ]
-    click.echo(_table(("plugin", "distribution", "version", "sources", "state", "error"), rows))
+    click.echo(_table(("plugin", "distribution", "version", "state", "sources"), rows))
+    for plugin in found.broken:
+        click.echo(f"\n{plugin.title}: {plugin.error}")
 
 
 @main.command()
@@ -95,8 +106,8 @@ def plugins(config: Path | None, *, as_json: bool) -> None:
 @json_option
 def sources(config: Path | None, *, as_json: bool) -> None:
     """List what is enabled, with URLs."""
-    settings = _settings(config)
-    base = f"http://{settings.config.server.host}:{settings.config.server.port}"
+    settings = _read(load_settings, config)
+    base = f"http://{_authority(settings.config.server.host, settings.config.server.port)}"
     if as_json:
         click.echo(json.dumps(_source_rows(settings, base), indent=2))
     else:
@@ -106,29 +117,32 @@ def sources(config: Path | None, *, as_json: bool) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 def check(file: Path | None) -> None:
-    """Check FILE (default ./plugins.yaml) against the installed plugins; exit 1 if anything is wrong."""
-    settings = _settings(file)
-    for plugin in settings.plugins.broken:
-        click.echo(f"plugin {plugin.title}: {plugin.error}", err=True)
-    for enabled in settings.catalog.sources.values():
-        if enabled.unavailable:
-            click.echo(f"source {enabled.name} is unavailable: {enabled.unavailable}", err=True)
+    """Check FILE, or ./plugins.yaml, against the plugins.
+
+    Exits 1 if anything is wrong with them. A source that waits for an environment variable is only mentioned.
+    """
+    settings = _read(load_settings, file)
+    for fault in _faults(settings):
+        click.echo(fault, err=True)
     if settings.plugins.broken:
         sys.exit(1)
-    where = settings.file or "no plugins.yaml, the bundled sources"
-    click.echo(f"{where}: {len(settings.catalog.sources)} sources, {len(settings.catalog.streams)} streams, no fault")
+    unavailable = sum(bool(enabled.unavailable) for enabled in settings.catalog.sources.values())
+    counted = _count(len(settings.catalog.sources), "source") + (f" ({unavailable} unavailable)" if unavailable else "")
+    streams = _count(len(settings.catalog.streams), "stream")
+    click.echo(f"{settings.file or 'no plugins.yaml, the bundled sources'}: no fault; {counted}, {streams}")
 
 
 @main.command()
 @config_option
 def schema(config: Path | None) -> None:
-    """Print the JSON Schema of plugins.yaml, made from the installed plugins."""
-    click.echo(json.dumps(config_schema(_settings(config).plugins), indent=2))
+    """Print the JSON Schema of plugins.yaml, made from the plugins."""
+    click.echo(json.dumps(config_schema(_read(load_installed, config)), indent=2))
 
 
-def _settings(config: Path | None) -> Settings:
+def _read(load: Callable[[Path | None], T], config: Path | None) -> T:
     try:
-        return load_settings(config)
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints when it is imported is no part of our JSON
+            return load(config)
     except ConfigError as error:
         _fail(*error.problems)
 
@@ -139,11 +153,31 @@ def _fail(*lines: str) -> NoReturn:
     sys.exit(1)
 
 
+def _faults(settings: Settings) -> list[str]:
+    faults = [f"plugin {plugin.title}: {plugin.error}" for plugin in settings.plugins.broken]
+    unavailable = [enabled for enabled in settings.catalog.sources.values() if enabled.unavailable]
+    return faults + [f"source {enabled.name} is unavailable: {enabled.unavailable}" for enabled in unavailable]
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _why_not_bound(error: OSError | ValueError) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.EADDRINUSE:
+        return "another program listens there: stop it, or choose another --port"
+    if number == errno.EACCES:
+        return "this user may not: choose a --port above 1023"
+    reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None)
+    return f"{reason or 'not the name of a host'}: choose another --host"
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _plugin_row(plugin: Plugin) -> dict[str, Any]:
@@ -163,7 +197,7 @@ def _source_rows(settings: Settings, base: str) -> dict[str, Any]:
         "sources": [
             {
                 "name": enabled.name,
-                "plugin": enabled.plugin,
+                "plugin": enabled.plugin or None,
                 "shared": enabled.shared,
                 "url": f"{base}/sse/{enabled.name}",
                 "unavailable": enabled.unavailable,
@@ -180,17 +214,47 @@ def _source_rows(settings: Settings, base: str) -> dict[str, Any]:
 def _overview(settings: Settings, base: str) -> str:
     catalog = settings.catalog
     running = [enabled for enabled in catalog.sources.values() if not enabled.unavailable]
-    lines = [f"eventmux {version('eventmux')} at {base}, from {settings.file or 'no plugins.yaml: the bundled sources'}"]
-    rows = [(e.name, "shared" if e.shared else "private", f"{base}/sse/{e.name}") for e in running]
-    lines.append("\n" + _table(("source", "run", "url"), rows))
+    parts = [f"eventmux {version('eventmux')} at {base}, from {settings.file or 'no plugins.yaml: the bundled sources'}"]
+    if not catalog.sources:
+        parts.append("No source is enabled: name some under sources.")
+    if running:
+        rows = [(e.name, "shared" if e.shared else "private", base + _path(e.name, [e])) for e in running]
+        parts.append(_table(("source", "run", "url"), rows))
     if catalog.streams:
-        streams = [(name, ", ".join(members), f"{base}/sse/{name}") for name, members in catalog.streams.items()]
-        lines.append("\n" + _table(("stream", "sources", "url"), streams))
-    if len(running) > 1:
-        lines.append(f"\nmerged on demand: {base}/sse?sources={running[0].name},{running[1].name}")
-    lines += [f"\nunavailable: {e.name}: {e.unavailable}" for e in catalog.sources.values() if e.unavailable]
-    lines += [f"\nbroken plugin: {plugin.title}: {plugin.error}" for plugin in settings.plugins.broken]
-    return "\n".join(lines)
+        streams = [
+            (name, _some(members), base + _path(name, [catalog.sources[member] for member in members]))
+            for name, members in catalog.streams.items()
+        ]
+        parts.append(_table(("stream", "sources", "url"), streams))
+    pair = [enabled.name for enabled in running if not _required(enabled)][:2]
+    if pair[1:]:
+        parts.append(f"merged on demand: {base}/sse?sources={','.join(pair)}")
+    if faults := _faults(settings):
+        parts.append("\n".join(faults))
+    return "\n\n".join(parts)
+
+
+def _path(name: str, members: Iterable[EnabledSource]) -> str:
+    """With the parameters that have to be given, left open."""
+    required = dict.fromkeys(parameter for member in members for parameter in _required(member))
+    return f"/sse/{name}" + ("?" + "&".join(f"{parameter}=" for parameter in required) if required else "")
+
+
+def _required(enabled: EnabledSource) -> list[str]:
+    required: list[str] = enabled.parameters_schema().get("required", [])
+    return required
+
+
+def _some(names: Sequence[str]) -> str:
+    """As many of the names as a table's cell holds."""
+    shown = list(names)
+    while len(shown) > 1 and len(", ".join(shown)) > MAX_CELL:
+        shown.pop()
+    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if shown != list(names) else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

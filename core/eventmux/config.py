@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os.path import commonprefix
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .catalog import Catalog
 from .document import Document, Loc, Problem, read_document
-from .enabling import Enabling
+from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
+from .history import Bounds
 from .operators import Step
 from .plugins import Plugins, load_plugins
 from .source import MAX_NAME, NAME
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+DEFAULT_FILE = Path("plugins.yaml")
+BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
 MAX_STREAM_SOURCES = 32
+MIN_SECRET = 4  # letters; a shorter value of the environment is no secret, and is in every other word
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
+Seconds = Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -30,16 +39,18 @@ class Section(BaseModel):
 class HistoryConfig(Section):
     """How much of a channel is kept."""
 
-    events: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000
-    bytes: Annotated[int, Field(ge=1_024)] = 4 * 1024 * 1024
+    events: Annotated[int, Field(ge=1, le=10_000_000)] = Bounds().events
+    bytes: Annotated[int, Field(ge=1_024)] = Bounds().bytes
 
 
 class SourceConfig(Section):
     """One enabled source; the key is the name that clients use."""
 
-    use: Annotated[Name | None, Field(description="The source to use; without it, the one with this name.")] = None
-    params: Annotated[dict[str, Any], Field(description="Fixed: clients cannot set them.")] = {}
-    defaults: Annotated[dict[str, Any], Field(description="Instead of the author's; clients may set them.")] = {}
+    use: Annotated[str | None, Field(description="The source to use; without it, the one with this name.")] = None
+    params: Annotated[dict[str, Any], Field(description="Fixed: clients cannot set them.", repr=False)] = {}
+    defaults: Annotated[
+        dict[str, Any], Field(description="Instead of the author's; clients may set them.", repr=False)
+    ] = {}
     shared: Annotated[bool | None, Field(description="One run for all with equal parameters.")] = None
     history: HistoryConfig = HistoryConfig()
     pipe: Annotated[list[Step], Field(max_length=16, description="aiostream operators, in order.")] = []
@@ -50,26 +61,30 @@ class ServerConfig(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    heartbeat: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = 15.0
+    heartbeat: Seconds = 15.0
     retry: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
-    send_timeout: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = 30.0
-    grace: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = 10.0
+    send_timeout: Seconds = 30.0
+    grace: Seconds = 10.0
 
 
 class PluginsConfig(Section):
     """Which plugins are loaded beside the installed ones, and which are not."""
 
-    disabled: list[str] = []
+    disabled: Annotated[list[str], Field(description="Names, or `distribution:name` where two have one name.")] = []
     dir: Annotated[Path | None, Field(description="Every .py file here is a plugin; relative to this file.")] = None
 
 
 class Config(Section):
-    """The whole of plugins.yaml. Without `sources`, the bundled ones are enabled."""
+    """The whole of plugins.yaml."""
 
-    sources: dict[Name, Annotated[SourceConfig, BeforeValidator(lambda value: {} if value is None else value)]] | None = (
-        None
-    )
-    streams: dict[Name, Annotated[list[str], Field(min_length=1, max_length=MAX_STREAM_SOURCES)]] = {}
+    sources: Annotated[
+        dict[Name, Annotated[SourceConfig, BeforeValidator(lambda value: {} if value is None else value)]],
+        Field(description="The enabled sources. Without this key, the bundled ones."),
+    ] = {}
+    streams: Annotated[
+        dict[Name, Annotated[list[str], Field(min_length=1, max_length=MAX_STREAM_SOURCES)]],
+        Field(description="Selections of sources, each under a name of its own."),
+    ] = {}
     server: ServerConfig = ServerConfig()
     plugins: PluginsConfig = PluginsConfig()
     store: Literal["memory"] = "memory"
@@ -87,53 +102,112 @@ class Settings:
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read `path`, or ./plugins.yaml if there is one. Raises ConfigError with every fault found, in file order."""
-    if path is None and not Path("plugins.yaml").exists():
-        return _checked(Document("plugins.yaml", {}, []), None, Path())
-    path = path or Path("plugins.yaml")
-    return _checked(read_document(path, environ), str(path), path.parent)
-
-
-def _checked(document: Document, file: str | None, base: Path) -> Settings:
-    problems = list(document.problems)
-    config: Config | None = None
-    section = PluginsConfig()
-    if not isinstance(document.value, dict):
-        problems.append(document.problem((), "the file is a mapping: sources, streams, server, plugins, store"))
-    else:
-        try:
-            config = Config.model_validate(document.value)
-        except ValidationError as invalid:
-            problems += _schema_problems(document, invalid)
-        problems += _unset_problems(document)
-        section = config.plugins if config else _plugins_section(document.value.get("plugins"))
-    directory = section.dir and base / section.dir
-    if directory and not directory.is_dir():
-        problems.append(document.problem(("plugins", "dir"), "there is no such directory"))
-        directory = None
-    plugins = load_plugins(disabled=section.disabled, directory=directory)
-    problems += _disabled_problems(document, section, plugins)
+    given = _Environment(environ)
+    document, file = _read(path, given)
+    plugins = _plugins(document)
+    document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
-    catalog = enabling.catalog()
-    problems += enabling.problems
-    if problems or config is None:
-        raise ConfigError(_report(document, problems))
-    return Settings(config, plugins, catalog, file)
+    if problems := [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]:
+        raise ConfigError(_report(document, problems, given))
+    config = _typed(document)
+    return Settings(config, plugins, enabling.catalog(config), file)
 
 
-def _report(document: Document, problems: list[Problem]) -> list[str]:
+def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Plugins:
+    """The plugins that the file's `plugins` section asks for. Raises ConfigError for what keeps it from being read.
+
+    Faults elsewhere in the file do not matter: this serves the commands that help to mend them.
+    """
+    given = _Environment(environ)
+    document, _ = _read(path, given)
+    if problems := [problem for problem in _problems(document) if problem.loc[:1] in ((), ("plugins",))]:
+        raise ConfigError(_report(document, problems, given))
+    return _plugins(document)
+
+
+class _Environment(Mapping[str, str]):
+    """The environment, and which of its values the file has asked for: an error text must not show them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.used: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        self.used[name] = self._environ[name]
+        return self.used[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+    def hide(self, text: str) -> str:
+        """`text` with `${NAME}` for the variable's value, and for the beginning of it that a validator has shown."""
+        for name, value in sorted(self.used.items(), key=lambda item: -len(item[1])):
+            for form in (value, repr(value)[1:-1]):
+                start = text.find(form[:8]) if len(form) >= MIN_SECRET else -1
+                if start >= 0:
+                    end = start + len(commonprefix([text[start:], form]))
+                    text = text[:start] + f"${{{name}}}" + self.hide(text[end:])
+        return text
+
+
+def _read(path: Path | None, environ: Mapping[str, str]) -> tuple[Document, str | None]:
+    """The document, whose value is a mapping, and the file's name if there is a file."""
+    if path is None and not os.path.lexists(DEFAULT_FILE):
+        return Document(str(DEFAULT_FILE), {}, []), None
+    document = read_document(path or DEFAULT_FILE, environ)
+    if not isinstance(document.value, dict):
+        fault = document.problem((), f"a mapping is expected, with some of {', '.join(Config.model_fields)}")
+        raise ConfigError([fault.text(document.file)])
+    if document.problems and not document.value:  # not read to its end: it is not known which plugins are disabled
+        raise ConfigError([problem.text(document.file) for problem in document.problems])
+    return document, document.file
+
+
+def _with_bundled(document: Document, plugins: Plugins) -> Document:
+    if "sources" in document.value:
+        return document
+    bundled = [name for name, (_, plugin) in plugins.offers.items() if plugin.distribution == BUNDLED]
+    return replace(document, value={**document.value, "sources": dict.fromkeys(bundled)})
+
+
+def _report(document: Document, problems: list[Problem], environ: _Environment) -> list[str]:
     ordered = sorted(set(problems), key=lambda problem: (problem.line, problem.column, problem.message))
-    return [problem.text(document.file) for problem in ordered]
+    return [replace(problem, message=environ.hide(problem.message)).text(document.file) for problem in ordered]
 
 
-def _schema_problems(document: Document, invalid: ValidationError) -> Iterator[Problem]:
-    for fault in invalid.errors(include_url=False, include_context=False, include_input=False):
-        loc: Loc = fault["loc"]
-        if any(loc[: len(unset)] == unset for unset in document.unset):
-            continue  # said by the variable that is not set
-        message = fault["msg"]
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key{suggestion(str(loc[-1]), _allowed(loc[:-1]))}"
-        yield document.problem(loc, message, key=fault["type"] in {"extra_forbidden", "missing"})
+def _problems(document: Document) -> Iterator[Problem]:
+    """What is wrong with the file by itself, whatever the plugins are."""
+    yield from document.problems
+    directory = _directory(document)
+    if directory and not directory.is_dir():
+        yield document.problem(("plugins", "dir"), f"there is no directory {directory}")
+    for loc, names in document.unset.items():
+        if loc[:1] != ("sources",) or len(loc) == 1:  # in a source it makes that source unavailable, and no more
+            what = f"variable {names[0]} is" if len(names) == 1 else f"variables {' and '.join(names)} are"
+            yield document.problem(loc, f"the environment {what} not set: set it, or write ${{NAME:-default}}")
+    try:
+        Config.model_validate(document.value)
+    except ValidationError as invalid:
+        for fault in invalid.errors(include_url=False, include_context=False):
+            if not any(_is_part(fault["loc"], unset) for unset in document.unset):  # else the variable is the fault
+                yield document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
+
+
+def _is_part(one: Loc, other: Loc) -> bool:
+    """Whether one of the two is within the other."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def _message(fault: ErrorDetails) -> str:
+    loc = fault["loc"]
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key{suggestion(str(loc[-1]), _allowed(loc[:-1]))}"
+    if loc[-1] == "[key]":
+        return f"a name is kebab-case, like 'reverse-echo', of at most {MAX_NAME} letters"
+    return in_words(fault)
 
 
 def _allowed(loc: Loc) -> frozenset[str]:
@@ -154,24 +228,46 @@ def _allowed(loc: Loc) -> frozenset[str]:
     return frozenset(model.model_fields)
 
 
-def _unset_problems(document: Document) -> Iterator[Problem]:
-    """Outside a source, a variable that is not set concerns the service; a source of it is only unavailable."""
-    for loc, names in document.unset.items():
-        if loc[0] != "sources" or len(loc) < 3:
-            yield document.problem(loc, f"the environment variable {' and '.join(names)} is not set")
+def _typed(document: Document) -> Config:
+    """The configuration of a document without problems.
+
+    Of a source that waits for a variable, only what needs no value to be valid: it is not run, and may not be whole.
+    """
+    sections = document.value["sources"]
+    waiting = {
+        loc[1]: {key: value for key, value in sections[loc[1]].items() if key in {"use", "params", "defaults"}}
+        for loc in document.unset
+        if len(loc) > 2
+    }
+    return Config.model_validate({**document.value, "sources": {**sections, **waiting}})
 
 
-def _plugins_section(value: Any) -> PluginsConfig:
-    """The section by itself, so that a fault elsewhere does not keep the sources from being checked."""
-    try:
-        return PluginsConfig.model_validate(value or {})
-    except ValidationError:
-        return PluginsConfig()
+def _plugins(document: Document) -> Plugins:
+    """Load what the section asks for, as far as it can be read: what is disabled must not be imported by mistake."""
+    disabled = _section(document).get("disabled")
+    names = disabled if isinstance(disabled, list) else [disabled]
+    directory = _directory(document)
+    return load_plugins(
+        disabled=[name for name in names if isinstance(name, str)],
+        directory=directory if directory and directory.is_dir() else None,
+    )
 
 
-def _disabled_problems(document: Document, section: PluginsConfig, plugins: Plugins) -> Iterator[Problem]:
+def _section(document: Document) -> Mapping[str, Any]:
+    section = document.value.get("plugins")
+    return section if isinstance(section, dict) else {}
+
+
+def _directory(document: Document) -> Path | None:
+    directory = _section(document).get("dir")
+    return Path(document.file).parent / directory if isinstance(directory, str) else None
+
+
+def _disabled_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
+    disabled = _section(document).get("disabled")
     names = {plugin.name for plugin in plugins.found}
-    known = names | {f"{plugin.distribution}:{plugin.name}" for plugin in plugins.found}
-    for index, name in enumerate(section.disabled):
-        if name not in known:
-            yield document.problem(("plugins", "disabled", index), f"no such plugin{suggestion(name, names)}")
+    keys = {plugin.key for plugin in plugins.found}
+    for index, name in enumerate(disabled if isinstance(disabled, list) else ()):
+        if isinstance(name, str) and name not in names | keys:
+            near = suggestion(name, keys if ":" in name else names)
+            yield document.problem(("plugins", "disabled", index), f"no plugin {name!r}{near}")

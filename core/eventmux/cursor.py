@@ -87,10 +87,15 @@ def private_epoch() -> str:
 class CursorWriter:
     """The cursor of one subscription as bytes, rewritten at every event: only the numbers change."""
 
-    __slots__ = ("_epochs", "_named", "_names", "_offsets", "_prefixes")
+    __slots__ = ("_epochs", "_named", "_names", "_offsets", "_prefixes", "_slots")
 
     def __init__(self, positions: list[tuple[str, str, int | None]]) -> None:
         """`positions`: (source, epoch, offset) in the order of the stream; offset None for one that has ended."""
+        # Positions with one epoch stand side by side, so that it is written once: the private runs of a request.
+        epochs = [epoch for _, epoch, _ in positions]
+        order = sorted(range(len(positions)), key=lambda index: epochs.index(epochs[index]))
+        self._slots = [order.index(index) for index in range(len(positions))]
+        positions = [positions[index] for index in order]
         self._names = [name for name, _, _ in positions]
         self._epochs = [epoch for _, epoch, _ in positions]
         self._offsets = [offset for _, _, offset in positions]
@@ -110,10 +115,10 @@ class CursorWriter:
             before = epoch
 
     def move(self, index: int, offset: int) -> None:
-        self._offsets[index] = offset
+        self._offsets[self._slots[index]] = offset
 
     def end(self, index: int) -> None:
-        self._offsets[index] = None
+        self._offsets[self._slots[index]] = None
         self._write_prefixes()
 
     def text(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What `sources:` and `streams:` ask for, held against what the plugins offer. Reads values, not files."""
+"""What `sources` and `streams` ask for, held against what the plugins offer. Reads values, not files."""
 
 from __future__ import annotations
 
@@ -10,151 +10,168 @@ from pydantic import ValidationError
 from .catalog import Catalog, EnabledSource, missing_source
 from .errors import suggestion
 from .history import Bounds
-from .operators import Step
-from .source import Source
 
 if TYPE_CHECKING:
-    from .document import Document, Loc, Problem
-    from .plugins import Plugins
+    from pydantic_core import ErrorDetails
 
-BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
+    from .config import Config, SourceConfig
+    from .document import Document, Loc, Problem
+    from .plugins import Plugin, Plugins
+    from .source import Source
 
 
 class Enabling:
-    """Makes the catalog, and collects every problem on the way instead of stopping at the first.
+    """Finds every problem instead of stopping at the first; makes the catalog when there is none.
 
-    The document may be faulty elsewhere: what has not the right type is passed over here, and reported by the schema.
+    The problems are looked for in the document, which may be faulty elsewhere: what has not the right type is passed
+    over here, and reported by who knows the types. The catalog is made of values that have theirs.
     """
 
     def __init__(self, document: Document, plugins: Plugins) -> None:
-        self.problems: list[Problem] = []
         self._document = document
         self._plugins = plugins
+        value = _mapping(document.value)
+        self._sections = _mapping(value.get("sources"))
+        self._selections = _mapping(value.get("streams"))
 
-    def catalog(self) -> Catalog:
-        value = self._document.value
-        sections = value if isinstance(value, dict) else {}
-        names = sections.get("sources")
-        if names is None:
-            names = {name: {} for name, (_, plugin) in self._plugins.offers.items() if plugin.distribution == BUNDLED}
-        sources = {
-            name: enabled
-            for name, section in (names.items() if isinstance(names, dict) else ())
-            if (enabled := self._enable(name, section if isinstance(section, dict) else {}))
-        }
-        streams = sections.get("streams")
-        return Catalog(sources, dict(self._streams(streams if isinstance(streams, dict) else {}, set(names))))
+    def problems(self) -> Iterator[Problem]:
+        for name, section in self._sections.items():
+            yield from self._source_problems(name, _mapping(section))
+        for name, members in self._selections.items():
+            if name in self._sections:
+                text = "is the name of a source, too: give the stream another one"
+                yield self._document.problem(("streams", name), text, key=True)
+            yield from self._stream_problems(("streams", name), members if isinstance(members, list) else [])
 
-    def _problem(self, loc: Loc, message: str, *, key: bool = False) -> None:
-        self.problems.append(self._document.problem(loc, message, key=key))
+    def catalog(self, config: Config) -> Catalog:
+        return Catalog({name: self._enabled(name, section) for name, section in config.sources.items()}, config.streams)
 
-    def _enable(self, name: str, section: Mapping[str, Any]) -> EnabledSource | None:
-        used = section.get("use") or name
+    def _enabled(self, name: str, section: SourceConfig) -> EnabledSource:
+        used = section.use or name
+        unset = self._unset(name)
         if used not in self._plugins.offers:
-            return self._missing(name, used)
+            reason = unset or self._why_missing(used)
+            return EnabledSource(name=name, source=missing_source(name), plugin="", unavailable=reason)
         source, plugin = self._plugins.offers[used]
-        fixed = self._parameters(name, source, section, "params")
-        defaults = self._parameters(name, source, section, "defaults")
-        for both in fixed.keys() & defaults.keys():
-            self._problem(("sources", name, "defaults", both), "is fixed under params: leave one out", key=True)
-        shared, history = section.get("shared"), section.get("history")
         return EnabledSource(
             name=name,
             source=source,
             plugin=plugin.name,
-            fixed=fixed,
-            defaults=defaults,
-            shared=source.shared if shared is None else bool(shared),
-            bounds=Bounds(**history) if isinstance(history, dict) and history.keys() <= {"events", "bytes"} else Bounds(),
-            pipe=tuple(self._pipe(name, source, section.get("pipe"))),
-            unavailable=self._unset(name) or _unconfigured(name, source, fixed),
+            fixed=section.params,
+            defaults=section.defaults,
+            shared=source.shared if section.shared is None else section.shared,
+            bounds=Bounds(events=section.history.events, bytes=section.history.bytes),
+            pipe=section.pipe,
+            unavailable=unset or self._unconfigured(name, source, section.params),
         )
 
-    def _missing(self, name: str, used: str) -> EnabledSource | None:
-        """A source that nobody offers is an error, unless a plugin that could offer it is broken or disabled."""
+    def _source_problems(self, name: str, section: Mapping[str, Any]) -> Iterator[Problem]:
+        at = ("sources", name)
+        use = section.get("use")
+        if not isinstance(use, str | None):
+            return
+        used = use or name
+        if used in self._plugins.offers:
+            source, plugin = self._plugins.offers[used]
+            params, defaults = _mapping(section.get("params")), _mapping(section.get("defaults"))
+            yield from self._parameter_problems((*at, "params"), source, plugin, params)
+            yield from self._parameter_problems((*at, "defaults"), source, plugin, defaults)
+            for both in params.keys() & defaults.keys():
+                yield self._document.problem((*at, "defaults", both), "is fixed under params: leave one out", key=True)
+            yield from self._pipe_problems((*at, "pipe"), source, section.get("pipe"))
+        elif not self._unset(name) and not self._why_missing(used):
+            disabled = [plugin.name for plugin in self._plugins.found if plugin.state == "disabled"]
+            hint = f"; not looked for in what is disabled: {', '.join(disabled)}" if disabled else ""
+            text = f"no source {used!r}{suggestion(used, self._plugins.offers)}{hint}"
+            yield self._document.problem((*at, "use") if used == use else at, text, key=used != use)
+
+    def _why_missing(self, used: str) -> str | None:
+        """Why nobody offers it, if that is not this file's fault: a plugin that could is broken or disabled."""
         plugins = self._plugins
         if used in plugins.contested:
-            reason = f"it is offered by {' and by '.join(plugins.contested[used])}: disable one under plugins.disabled"
-        elif any(plugin.name == used and plugin.state == "disabled" for plugin in plugins.found):
-            reason = f"plugin {used} is disabled under plugins.disabled"
-        elif failed := [plugin for plugin in plugins.found if plugin.state == "failed"]:
-            faults = "; ".join(f"{plugin.title}: {plugin.error}" for plugin in failed)
-            reason = f"no plugin that could be loaded offers {used!r}; failed are {faults}"
-        else:
-            loc: Loc = ("sources", name, "use") if used != name else ("sources", name)
-            text = f"no source {used!r}{suggestion(used, plugins.offers)}"
-            self._problem(loc, text, key=used == name)
-            return None
-        return EnabledSource(name=name, source=missing_source(name), plugin="", unavailable=reason)
+            return plugins.contested[used]
+        if any(plugin.name == used and plugin.state == "disabled" for plugin in plugins.found):
+            return f"the plugin {used} is disabled under plugins.disabled"
+        failed = [plugin.title for plugin in plugins.found if plugin.state == "failed"]
+        if failed:
+            nearest = suggestion(used, plugins.offers)
+            return f"no source {used!r}{nearest} Or it is of a plugin that failed (see: eventmux plugins): {', '.join(failed)}"
+        return None
 
-    def _parameters(self, name: str, source: Source[...], section: Mapping[str, Any], key: str) -> dict[str, Any]:
-        given = section.get(key)
-        if not isinstance(given, dict):
-            return {}
-        at: Loc = ("sources", name, key)
+    def _parameter_problems(
+        self, at: Loc, source: Source[...], plugin: Plugin, given: Mapping[str, Any]
+    ) -> Iterator[Problem]:
         known = frozenset(source.parameters.model_fields)
-        settable = known - source.config_only if key == "defaults" else known
+        settable = known - source.config_only if at[-1] == "defaults" else known
         for parameter in given:
             if parameter not in known:
-                self._problem((*at, parameter), f"no such parameter{suggestion(parameter, settable)}", key=True)
+                text = f"no such parameter{suggestion(parameter, settable)}"
             elif parameter not in settable:
-                self._problem((*at, parameter), "can be set under params only", key=True)
-        self._check_values(source, given, at)
-        return {parameter: value for parameter, value in given.items() if parameter in settable}
-
-    def _check_values(self, source: Source[...], given: Mapping[str, Any], at: Loc) -> None:
-        """Each value by itself: what clients will give beside it is not known yet."""
+                text = "only plugins.yaml can set it: move it to params"
+            else:
+                continue
+            yield self._document.problem((*at, parameter), text, key=True)
+        # Each value by itself: what clients will give beside it is not known yet.
         try:
-            source.parameters.model_validate({k: v for k, v in given.items() if k in source.parameters.model_fields})
+            source.parameters.model_validate({name: value for name, value in given.items() if name in known})
         except ValidationError as invalid:
-            for fault in invalid.errors(include_url=False, include_context=False, include_input=False):
+            for fault in invalid.errors(include_url=False, include_context=False):
                 loc = (*at, *fault["loc"])
                 if fault["loc"] and fault["loc"][0] in given and not self._is_unset(loc):
-                    self._problem(loc, fault["msg"])
+                    yield self._document.problem(loc, in_words(fault))
+        except Exception as error:  # noqa: BLE001 - a validator is the plugin's code; its text may hold a value
+            text = f"plugin {plugin.title} could not check this, it raised {type(error).__name__}: mend the plugin"
+            yield self._document.problem(at, text)
 
-    def _pipe(self, name: str, source: Source[...], steps: Any) -> Iterator[Step]:
+    def _pipe_problems(self, at: Loc, source: Source[...], steps: Any) -> Iterator[Problem]:
         known = frozenset(source.events.values())
-        for index, value in enumerate(steps if isinstance(steps, list) else ()):
-            try:
-                step = Step.model_validate(value)
-            except ValidationError:
-                continue  # the schema says it
-            for event in () if source.relays else step.only or ():
-                if event not in known:
-                    self._problem(("sources", name, "pipe", index, "only"), f"no event {event!r}{suggestion(event, known)}")
-            yield step
+        for index, step in enumerate(steps if isinstance(steps, list) and not source.relays else ()):
+            names = _mapping(step).get("only")
+            for position, event in enumerate(names if isinstance(names, list) else ()):
+                if isinstance(event, str) and event not in known:
+                    text = f"no event {event!r}{suggestion(event, known)}"
+                    yield self._document.problem((*at, index, "only", position), text)
 
-    def _streams(self, streams: Mapping[str, Any], sources: set[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-        for name, members in streams.items():
-            if name in sources:
-                self._problem(("streams", name), "is the name of a source too: give the stream another one", key=True)
-            names = [member for member in members if isinstance(member, str)] if isinstance(members, list) else []
-            for index, member in enumerate(names):
-                if member not in sources:
-                    text = f"no source {member!r} is enabled{suggestion(member, sources)}"
-                    self._problem(("streams", name, index), text)
-                elif member in names[:index]:
-                    self._problem(("streams", name, index), f"source {member!r} is named twice")
-            yield name, tuple(names)
+    def _stream_problems(self, at: Loc, members: list[Any]) -> Iterator[Problem]:
+        for index, member in enumerate(members):
+            if not isinstance(member, str):
+                continue
+            if member not in self._sections:
+                text = f"no source {member!r} is enabled{suggestion(member, self._sections)}"
+                yield self._document.problem((*at, index), text)
+            elif member in members[:index]:
+                yield self._document.problem((*at, index), f"source {member!r} is named twice: leave one out")
 
     def _is_unset(self, loc: Loc) -> bool:
         return any(loc[: len(unset)] == unset for unset in self._document.unset)
 
     def _unset(self, name: str) -> str | None:
+        """Why this source waits for the environment, with the place of each variable."""
+        waiting = []
         for loc, variables in self._document.unset.items():
-            if loc[:2] == ("sources", name) and len(loc) > 2:
+            if loc[:2] == ("sources", name):
                 place = self._document.problem(loc, "")
-                names = " and ".join(variables)
-                return f"the environment variable {names} is not set ({self._document.file}:{place.line}:{place.column})"
-        return None
+                where = f"({self._document.file}:{place.line}:{place.column})"
+                waiting += [f"the environment variable {variable} is not set {where}" for variable in variables]
+        return "; ".join(waiting) or None
+
+    def _unconfigured(self, name: str, source: Source[...], params: Mapping[str, Any]) -> str | None:
+        fields = source.parameters.model_fields
+        missing = sorted(p for p in source.config_only if fields[p].is_required() and p not in params)
+        places = " and ".join(f"sources.{name}.params.{parameter}" for parameter in missing)
+        return f"set {places} in {self._document.file}" if missing else None
 
 
-def _unconfigured(name: str, source: Source[...], fixed: Mapping[str, Any]) -> str | None:
-    missing = [
-        parameter
-        for parameter in source.config_only
-        if source.parameters.model_fields[parameter].is_required() and parameter not in fixed
-    ]
-    if missing:
-        return f"set {' and '.join(f'sources.{name}.params.{parameter}' for parameter in sorted(missing))} in plugins.yaml"
-    return None
+def in_words(fault: ErrorDetails) -> str:
+    """pydantic's message, or ours where pydantic speaks of Python."""
+    if fault["input"] is None and fault["type"] != "missing":
+        return "is empty: give it a value, or leave the key out"
+    if fault["type"] in {"dict_type", "model_type", "model_attributes_type", "dataclass_type"}:
+        return "a mapping is expected: {key: value}"
+    if fault["type"] == "list_type":
+        return "a list is expected: [a, b]"
+    return fault["msg"].removeprefix("Value error, ")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MAX_SHOWN = 100  # characters of somebody's text that an error repeats
+
+
 class EventmuxError(Exception):
     """Base of every error raised on purpose; its text may be shown to the person who caused it."""
 
@@ -36,9 +39,10 @@ class UnknownSourceError(EventmuxError):
 
     status = 404
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        shown = name if len(name) <= 64 else name[:64] + "..."
-        super().__init__(f"no source or stream {shown!r}{suggestion(name, known)}")
+    def __init__(self, name: str, known: Iterable[str], *, is_stream: bool = False) -> None:
+        shown = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
+        remedy = f": it is a stream, GET /sse/{name}" if is_stream else suggestion(name, known)
+        super().__init__(f"no source {'' if is_stream else 'or stream '}{shown!r}{remedy}")
 
 
 class UnavailableError(EventmuxError):

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 
 from . import hookspecs
-from .errors import suggestion
+from .errors import DefinitionError, suggestion
 from .source import Source
 
 log = logging.getLogger("eventmux.plugins")
 
 GROUP = "eventmux"
+MAX_ERROR = 300  # letters of an exception that are shown; it may hold a whole page
+_LOCAL = "eventmux_local_"  # before the name of a single file, so that clock.py hides no module of that name
+
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 
@@ -30,17 +34,22 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 class Plugin:
     """A plugin and what became of it.
 
-    `state`: `loaded`; `partial` if something that it offers cannot be used; `failed`; `disabled`. `error` says why.
-    `distribution` is None for a single file.
+    `state`: `loaded`; `partial` if something that it offers cannot be used; `failed` if nothing can; `disabled`.
+    `error` says why, in one line. `distribution` is None for a single file, and `target` then its path.
     """
 
     name: str
     distribution: str | None
     version: str | None
     target: str
-    state: str = "loaded"
+    state: Literal["loaded", "partial", "failed", "disabled"] = "loaded"
     error: str | None = None
     sources: tuple[Source[...], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What `plugins.disabled` calls it where its name alone is not enough."""
+        return f"{self.distribution}:{self.name}" if self.distribution else Path(self.target).name
 
     @property
     def title(self) -> str:
@@ -51,71 +60,50 @@ class Plugin:
 @dataclass(frozen=True)
 class Plugins:
     """All plugins found. `offers`: a source's name -> the source and the plugin that offers it; contested names are
-    in `contested` instead, with the titles of those who offer them.
+    in `contested` instead, with the error that names those who offer them.
     """
 
     found: tuple[Plugin, ...]
     offers: Mapping[str, tuple[Source[...], Plugin]]
-    contested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    contested: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.found if plugin.error]
 
 
-class _ModuleSources:
-    """Registers the sources at the top level of a module through the hook that computed ones use."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-
-    @hookimpl
-    def register_sources(self) -> list[Source[...]]:
-        own = self._module.__name__
-        return [
-            value
-            for value in vars(self._module).values()
-            # A source imported from elsewhere is its own plugin's to offer; one of a submodule is this plugin's.
-            if isinstance(value, Source) and f"{value.function.__module__}.".startswith(f"{own}.")
-        ]
-
-
 def load_plugins(*, disabled: Iterable[str] = (), directory: Path | None = None) -> Plugins:
-    """Import every plugin of the entry-point group and of `directory`, but those in `disabled`.
+    """Import every plugin of the entry-point group and every file of `directory`, but those in `disabled`.
 
-    A plugin is disabled by its name, or as `distribution:name` where two have one name. Never raises for what a plugin
-    does: that is in the plugin's `error`.
+    A plugin is disabled by its name, or by its key where two have one name. Never raises for what a plugin does: that
+    is in the plugin's `error`.
     """
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
     off = frozenset(disabled)
-    found = [
-        plugin if plugin.state == "disabled" else _load(manager, plugin, load)
-        for plugin, load in _candidates(off, directory)
-    ]
-    for plugin in found:
-        if plugin.error:
-            log.error("plugin %s: %s", plugin.title, plugin.error)
-    return _settle(found)
+    candidates = [*_installed(), *(_files(directory) if directory else ())]
+    return _settle(
+        [
+            replace(plugin, state="disabled") if {plugin.name, plugin.key} & off else _load(plugin, load)
+            for plugin, load in candidates
+        ]
+    )
 
 
-def _candidates(off: frozenset[str], directory: Path | None) -> Iterable[tuple[Plugin, Callable[[], Any]]]:
-    seen: set[tuple[str, str, str]] = set()
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"]
-        for entry in distribution.entry_points.select(group=GROUP):
-            if (name, entry.name, entry.value) in seen:
-                continue  # one distribution on two places of the path
-            seen.add((name, entry.name, entry.value))
-            state = "disabled" if {entry.name, f"{name}:{entry.name}"} & off else "loaded"
-            yield Plugin(entry.name, name, distribution.version, entry.value, state), entry.load
-    for path in sorted(directory.glob("[!_.]*.py")) if directory else ():
-        state = "disabled" if path.stem in off else "loaded"
-        yield Plugin(path.stem, None, None, str(path), state), partial(_import_file, path)
+def _installed() -> list[tuple[Plugin, Callable[[], Any]]]:
+    """By distribution and name. The standard library leaves out a distribution that an earlier one on the path hides."""
+    found = []
+    for entry in metadata.entry_points(group=GROUP):
+        name, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
+        found.append((Plugin(entry.name, name or "unnamed", version or "?", entry.value), entry.load))
+    return sorted(found, key=lambda one: one[0].key)
+
+
+def _files(directory: Path) -> Iterator[tuple[Plugin, Callable[[], Any]]]:
+    for path in sorted(directory.glob("[!_.]*.py")):
+        yield Plugin(path.stem, None, None, str(path)), partial(_import_file, path)
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"eventmux_local_{path.stem}"
+    name = _LOCAL + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} cannot be imported")
@@ -129,52 +117,120 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _load(manager: pluggy.PluginManager, plugin: Plugin, load: Callable[[], Any]) -> Plugin:
-    key = f"{plugin.distribution}:{plugin.name}"
+def _load(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
     try:
         target = load()
-        if isinstance(target, Source):
-            return replace(plugin, sources=(target,))
-        if isinstance(target, ModuleType):
-            manager.register(_ModuleSources(target), f"{key}:module")
-        manager.register(target, key)
-        sources = _registered(manager, {key, f"{key}:module"})
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin does at import is its own failure
-        log.debug("plugin %s", plugin.title, exc_info=error)
-        return replace(plugin, state="failed", error=f"{type(error).__name__}: {error}")
-    faults = _unknown_hooks(manager, key)
+        sources, faults = ((target,), []) if isinstance(target, Source) else _registered(target)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        log.debug("plugin %s cannot be loaded", plugin.title, exc_info=error)
+        return replace(plugin, state="failed", error=_explained(plugin, error))
     if not sources and not faults:
-        faults = ["it offers no source: decorate an async generator with @source at the top level of the module"]
-    return replace(
-        plugin, sources=sources, state="partial" if faults else "loaded", error="; ".join(faults) if faults else None
-    )
+        faults = [_nothing_offered(target)]
+    state: Literal["loaded", "partial", "failed"] = "loaded" if not faults else "partial" if sources else "failed"
+    return replace(plugin, sources=sources, state=state, error="; ".join(faults) or None)
 
 
-def _registered(manager: pluggy.PluginManager, keys: set[str]) -> tuple[Source[...], ...]:
-    """What this plugin alone registers: one that raises must not keep the others from being asked."""
-    sources: list[Source[...]] = []
-    for implementation in manager.hook.register_sources.get_hookimpls():
-        if implementation.plugin_name not in keys:
-            continue
-        function: Callable[[], Iterable[object] | None] = implementation.function
-        for source in function() or ():
+class _ModuleSources:
+    """Registers the sources at the top level of a module through the hook that computed ones use."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    @hookimpl
+    def register_sources(self) -> list[Source[...]]:
+        # A source imported from elsewhere is its own plugin's to offer; one of a submodule is this plugin's.
+        own = f"{self._module.__name__}."
+        return [value for value in _sources_in(self._module) if f"{value.function.__module__}.".startswith(own)]
+
+
+def _sources_in(module: ModuleType) -> list[Source[...]]:
+    return [value for value in vars(module).values() if isinstance(value, Source)]
+
+
+def _registered(target: Any) -> tuple[tuple[Source[...], ...], list[str]]:
+    """The sources that a plugin registers, and what is wrong with its hooks.
+
+    Each plugin has a manager of its own: where all share one, an implementation that raises ends the call for those
+    after it, and a wrapper would see the sources of others.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    manager.register(target)
+    if isinstance(target, ModuleType):
+        manager.register(_ModuleSources(target))  # the last one registered is the first one called
+    sources: dict[int, Source[...]] = {}
+    for given in manager.hook.register_sources():
+        for source in _iterated(given):
             if not isinstance(source, Source):
-                raise TypeError(f"register_sources gave {source!r}: give what @source returns")
-            if all(source is not other for other in sources):
-                sources.append(source)
-    return tuple(sources)
+                raise TypeError(f"register_sources gave {source!r:.80}: give what @source returns")
+            sources[id(source)] = source
+    return tuple(sources.values()), _hook_faults(manager, target)
 
 
-def _unknown_hooks(manager: pluggy.PluginManager, key: str) -> list[str]:
-    """What pluggy's check_pending finds, for one plugin and without raising: a misspelt hook is never called."""
+def _iterated(given: Any) -> Iterable[Any]:
+    if inspect.iscoroutine(given):
+        given.close()  # else Python warns that it was never awaited
+    if not isinstance(given, Iterable):
+        raise TypeError(f"register_sources gave {given!r:.80}: write 'def', and return a list of sources or yield them")
+    return given
+
+
+def _hook_faults(manager: pluggy.PluginManager, target: Any) -> list[str]:
+    """What pluggy's check_pending finds, but without raising, and a hook that lacks its mark: neither is ever called."""
     known = [name for name, hook in vars(manager.hook).items() if hook.has_spec()]
-    return [
+    faults = [
         f"no hook {name!r}{suggestion(name, known)}"
         for name, hook in vars(manager.hook).items()
-        if not hook.has_spec()
-        for implementation in hook.get_hookimpls()
-        if implementation.plugin_name == key and not implementation.optionalhook
+        if not hook.has_spec() and not all(one.optionalhook for one in hook.get_hookimpls())
     ]
+    for name in known:
+        function = getattr(target, name, None)
+        if inspect.isroutine(function) and manager.parse_hookimpl_opts(target, name) is None:
+            faults.append(f"{name} is not marked: put @hookimpl above it")
+    return faults
+
+
+def _nothing_offered(target: Any) -> str:
+    if isinstance(target, ModuleType) and (foreign := _sources_in(target)):
+        return (
+            f"it offers no source of its own: {foreign[0].name!r} is defined in {foreign[0].function.__module__}; point "
+            "the entry point there, or return it from register_sources"
+        )
+    return "it offers no source: decorate an async generator at the top level of the module with @source"
+
+
+def _explained(plugin: Plugin, error: BaseException) -> str:
+    module = plugin.target.partition(":")[0]
+    if isinstance(error, DefinitionError):
+        return f"{_line(error)}{_place(plugin, error)}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if f"{module}.".startswith(f"{error.name}."):
+            return f"its module {module!r} is not there: install {plugin.distribution} again, or disable the plugin"
+        return f"it needs the module {error.name!r}{_place(plugin, error)}: install that, or disable the plugin"
+    return f"{type(error).__name__}: {_line(error)}{_place(plugin, error)}: mend it, or disable the plugin"
+
+
+def _line(error: BaseException) -> str:
+    """What the error says, in one line of bounded length."""
+    try:
+        line = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - its class is the plugin's
+        return "an error that has no text"
+    return line if len(line) <= MAX_ERROR else f"{line[:MAX_ERROR]} ..."
+
+
+def _place(plugin: Plugin, error: BaseException) -> str:
+    """Where the plugin's own code raised it, so that nobody needs the traceback to look there."""
+    own = plugin.target.partition(":")[0].partition(".")[0] if plugin.distribution else _LOCAL + plugin.name
+    place, trace = "", error.__traceback__
+    while trace:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if f"{module}.".startswith(f"{own}."):
+            place = f" ({module.removeprefix(_LOCAL)}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
 
 
 def _settle(found: list[Plugin]) -> Plugins:
@@ -183,12 +239,21 @@ def _settle(found: list[Plugin]) -> Plugins:
     for index, plugin in enumerate(found):
         for source in plugin.sources:
             offers[source.name].append((source, index))
-    contested = {name: tuple(found[i].title for _, i in those) for name, those in offers.items() if len(those) > 1}
-    for name, titles in contested.items():
-        fault = f"source {name!r} is offered by {' and by '.join(titles)}: disable one of them under plugins.disabled"
-        log.error("%s", fault)
-        for index in {i for _, i in offers[name]}:
-            error = "; ".join(filter(None, [found[index].error, fault]))
-            found[index] = replace(found[index], state="partial", error=error)
+    contested = {}
+    for name, those in offers.items():
+        if len(those) > 1:
+            contested[name] = fault = _contest(name, list(dict.fromkeys(index for _, index in those)), found)
+            for index in {index for _, index in those}:
+                error = "; ".join(filter(None, [found[index].error, fault]))
+                found[index] = replace(found[index], state="partial", error=error)
     settled = {name: (those[0][0], found[those[0][1]]) for name, those in offers.items() if name not in contested}
     return Plugins(tuple(found), settled, contested)
+
+
+def _contest(name: str, rivals: list[int], found: list[Plugin]) -> str:
+    plugins = [found[index] for index in rivals]
+    titles = " and by ".join(plugin.title for plugin in plugins)
+    if len(plugins) == 1:
+        return f"source {name!r} is offered twice by {titles}: give one another name, @source(name=...)"
+    keys = " or ".join(repr(plugin.key) for plugin in plugins)
+    return f"source {name!r} is offered by {titles}: write {keys} under plugins.disabled"

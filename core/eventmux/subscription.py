@@ -85,14 +85,17 @@ class Subscription:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self, timeout: float) -> bool:
-        """Return True as soon as there may be something to read, False after `timeout` seconds."""
-        if not self._woken:
-            self._waiter = asyncio.get_running_loop().create_future()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._waiter
-        return self._woken
+    async def wait(self, timeout: float) -> None:
+        """Return as soon as there may be something to read, or after `timeout` seconds, and not in this loop turn:
+        a client that reads all the time, or leaves everything out, must not keep the loop from the others.
+        """
+        if self._woken:
+            await asyncio.sleep(0)
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._waiter
 
     def drain(self) -> None:
         self.is_drained = True

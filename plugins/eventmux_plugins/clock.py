@@ -38,7 +38,7 @@ async def clock(
     ] = 1.0,
     timezone: Annotated[str, AfterValidator(known_zone), Field(description="an IANA name, like Europe/Berlin")] = "UTC",
 ) -> AsyncIterator[Tick]:
-    """The time in `timezone`, whenever the Unix time is a multiple of `interval` seconds: with 1.0, on every full second."""
+    """The time in `timezone`, whenever Unix time is a multiple of `interval` seconds: with 1.0, on the full second."""
     zone = zoneinfo.ZoneInfo(timezone)
     step = round(interval * SECOND)
     now = time.time_ns()
@@ -61,9 +61,9 @@ async def next_beat(
     """
     due = after - after % step + step
     while True:
-        await sleep(min(max(due - wall(), 0), SECOND) / SECOND)
         now = wall()
-        if now >= due:
-            return now
         if due - now > 2 * step:
             due = now - now % step + step
+        await sleep(min(max(due - now, 0), SECOND) / SECOND)
+        if (now := wall()) >= due:
+            return now

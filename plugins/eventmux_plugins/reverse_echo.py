@@ -19,7 +19,7 @@ class ReverseEcho(Event):
 
 
 def backwards(text: str) -> str:
-    """`text` from its end, by what a reader sees as one character: an accent stays on its letter, a flag stays whole."""
+    """`text` from its end, by what a reader sees as one character: an accent stays on its letter."""
     return "".join(reversed(regex.findall(r"\X", text)))  # \X is a grapheme cluster of Unicode's UAX 29
 
 

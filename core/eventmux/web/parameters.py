@@ -14,13 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from ..catalog import Catalog, EnabledSource
-from ..errors import MediaTypeError, TooLargeError, suggestion
+from ..errors import MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
 from ..hub import Wanted
 
 MAX_BODY = 1024 * 1024
-MAX_QUERY = 64 * 1024  # bytes; uvicorn's own bound on a request line is the same
+MAX_QUERY = 32 * 1024
 MAX_SOURCES = 32
-MAX_SHOWN = 100  # characters of a wrong value that an error repeats
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]

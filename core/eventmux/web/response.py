@@ -75,13 +75,18 @@ class EventStream(EventSourceResponse):
         form = self._format
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await self._write(send, form.opening(subscription.cursor, self._server.retry))
-        while not self._is_gone and not subscription.is_over and not subscription.is_drained:
-            if entries := subscription.read():
-                await self._write(send, form.entries(entries))
-                # A send that never waits must not keep the loop from everyone else.
-                await asyncio.sleep(0)
-            elif not await subscription.wait(self._server.heartbeat):
-                await self._write(send, form.heartbeat(subscription.cursor))
+        loop = asyncio.get_running_loop()
+        heartbeat = loop.time() + self._server.heartbeat
+        while not self._is_gone:
+            chunk = form.entries(subscription.read())
+            if not chunk and loop.time() >= heartbeat:
+                chunk = form.heartbeat(subscription.cursor)
+            if chunk:
+                await self._write(send, chunk)
+                heartbeat = loop.time() + self._server.heartbeat
+            if subscription.is_over or subscription.is_drained:
+                break
+            await subscription.wait(heartbeat - loop.time())
         if self._is_gone:
             return
         end = form.farewell(self._jittered_retry()) if subscription.is_drained and not subscription.is_over else b""

@@ -75,17 +75,18 @@ async def openai(
         max_tokens=max_tokens,
         reasoning_effort=reasoning_effort,
         compatible=base_url is not None,
-        extra_body=extra_body,
+        extra_body=extra_body or {},
     )
-    answer = chat.Answer(model) if api == "chat" else responses.Answer(model)
+    style = chat if api == "chat" else responses
+    answer: chat.Answer | responses.Answer = style.Answer(model)
     key = api_key.get_secret_value()
     with explained(model=model, key=key):
         async with (
-            # In a thread: importing the SDK takes half a second, and each client reads the system's certificates, 20 ms.
+            # In a thread: importing the SDK takes half a second, and each client's certificates take 20 ms to read.
             await asyncio.to_thread(client_of, base_url or OPENAI, key) as client,
-            await begin(client, question, api, timeout) as stream,
+            await begin(client, style.PATH, style.request(question), timeout) as stream,
         ):
-            while sent := await following(stream, TRAILER if answer.whole else idle_timeout, whole=answer.whole):
+            while (sent := await following(stream, idle_timeout, whole=answer.whole)) is not None:
                 for event in answer.read(sent):
                     yield event
         for final in answer.end():
@@ -97,32 +98,40 @@ def client_of(base_url: str, key: str) -> AsyncOpenAI:
 
     # No retries: a question may have been paid for. No timeouts: the SDK's are started anew by every byte, and a
     # service that sends comments only would never be given up; ours, in begin and following, wait for an event.
-    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=None)
-    _ = client.chat, client.responses  # imported at first use: here, and not on the event loop
-    return client
+    return AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0, timeout=None)
 
 
-async def begin(client: AsyncOpenAI, question: Question, api: str, seconds: float) -> AsyncStream[Any]:
-    create: Any = client.chat.completions.create if api == "chat" else client.responses.create
-    request = chat.request(question) if api == "chat" else responses.request(question)
+async def begin(client: AsyncOpenAI, path: str, body: dict[str, Any], seconds: float) -> AsyncStream[object]:
+    """The answer as plain objects. To make its own types of them, the SDK stops the event loop for half a second at
+    the first answer of the responses API, and makes an audio event of every type that it does not know.
+    """
+    from openai import AsyncStream
+
+    headers = {"Accept": "text/event-stream"}
     try:
         async with asyncio.timeout(seconds):
-            stream: AsyncStream[Any] = await create(**request)
-            return stream
+            return await client.post(
+                path,
+                body=body,
+                options={"headers": headers},
+                cast_to=object,
+                stream=True,
+                stream_cls=AsyncStream[object],
+            )
     except TimeoutError as error:
         raise SourceError(f"The model service did not begin to answer for {seconds:g} s.", retryable=True) from error
 
 
-async def following(stream: AsyncStream[Any], seconds: float, *, whole: bool) -> Any:
-    """What the service sends next; None at the end, and when nothing is lost by not having it."""
+async def following(stream: AsyncStream[object], idle_timeout: float, *, whole: bool) -> object:
+    """What the service sends next, or None at the end. Once the answer is whole, its connection may break or hang."""
     from openai import APIConnectionError
 
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(min(idle_timeout, TRAILER) if whole else idle_timeout):
             return await anext(stream, None)
     except (TimeoutError, APIConnectionError) as error:
         if whole:
             return None
         if isinstance(error, TimeoutError):
-            raise SourceError(f"The model service sent nothing for {seconds:g} s.", retryable=True) from error
+            raise SourceError(f"The model service sent nothing for {idle_timeout:g} s.", retryable=True) from error
         raise

@@ -1,4 +1,4 @@
-"""The chat completions API: a question into its request, its chunks into events. No connection is made here."""
+"""The chat completions API: a question into a request's body, its chunks into events. No connection is made here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from eventmux_plugins.openai.failures import Unfinished
 from eventmux_plugins.openai.question import Question, without_none
 from eventmux_plugins.openai.upstream import Upstream
 
+PATH = "/chat/completions"
 CUT_SHORT = {"length", "content_filter"}
 
 
@@ -61,19 +62,19 @@ class _Chunk(Upstream):
 
 
 def request(question: Question) -> dict[str, Any]:
-    """The arguments of `client.chat.completions.create`."""
     system = [{"role": "system", "content": question.system}] if question.system else []
     # OpenAI's newer models refuse max_tokens, and many other services do not know its successor.
     limit = "max_tokens" if question.compatible else "max_completion_tokens"
-    return without_none(
-        model=question.model,
-        messages=system + question.conversation(),
-        temperature=question.temperature,
-        reasoning_effort=question.reasoning_effort,
-        stream=True,
-        stream_options={"include_usage": True},
-        extra_body=question.extra_body,
-    ) | without_none(**{limit: question.max_tokens})
+    body = {
+        "model": question.model,
+        "messages": system + question.conversation(),
+        "temperature": question.temperature,
+        "reasoning_effort": question.reasoning_effort,
+        limit: question.max_tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    return without_none(body) | question.extra_body
 
 
 @dataclass(slots=True)

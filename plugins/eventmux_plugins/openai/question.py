@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -32,11 +32,11 @@ class Question:
     max_tokens: int | None = None
     reasoning_effort: Effort | None = None
     compatible: bool = False
-    extra_body: Mapping[str, Any] | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
     def conversation(self) -> list[dict[str, str]]:
         return [message.model_dump() for message in self.messages]
 
 
-def without_none(**fields: Any) -> dict[str, Any]:
+def without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The responses API: a question into its request, its events into ours. No connection is made here."""
+"""The responses API: a question into a request's body, its events into ours. No connection is made here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from eventmux_plugins.openai.failures import Reported, Unfinished
 from eventmux_plugins.openai.question import Question, without_none
 from eventmux_plugins.openai.upstream import Upstream
 
+PATH = "/responses"
 REASONS = {"max_output_tokens": "length"}  # the chat API's word for it, so that a client needs to know one only
+
+
+class _Sent(Upstream):
+    type: str | None = None
 
 
 class _Text(Upstream):
@@ -60,21 +65,18 @@ class _State(Upstream):
 
 
 def request(question: Question) -> dict[str, Any]:
-    """The arguments of `client.responses.create`."""
-    extra = dict(question.extra_body or {})
     # Merged, because {summary: auto}, by which OpenAI tells its models' reasoning, is the operator's to set.
-    reasoning = without_none(effort=question.reasoning_effort) | extra.pop("reasoning", {})
-    return without_none(
-        model=question.model,
-        input=question.conversation(),
-        instructions=question.system,
-        temperature=question.temperature,
-        max_output_tokens=question.max_tokens,
-        reasoning=reasoning or None,
-        stream=True,
-        store=False,  # this API keeps answers for 30 days unless told not to; the chat API does not
-        extra_body=extra or None,
-    )
+    reasoning = without_none({"effort": question.reasoning_effort}) | (question.extra_body.get("reasoning") or {})
+    body = {
+        "model": question.model,
+        "input": question.conversation(),
+        "instructions": question.system,
+        "temperature": question.temperature,
+        "max_output_tokens": question.max_tokens,
+        "stream": True,
+        "store": False,  # this API keeps answers for 30 days unless told not to; the chat API does not
+    }
+    return without_none(body) | question.extra_body | ({"reasoning": reasoning} if reasoning else {})
 
 
 class Answer:
@@ -92,8 +94,7 @@ class Answer:
         return self._finish is not None
 
     def read(self, sent: object) -> Iterator[Started | Delta | Reasoning | Refusal | ToolCall]:
-        # The type decides and never the class: the SDK makes an audio event of every type that it does not know.
-        kind = getattr(sent, "type", None)
+        kind = _Sent.model_validate(sent).type
         match kind:
             case "response.created":
                 response = _State.model_validate(sent).response

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Upstream(BaseModel):
-    """Base of the views on the SDK's objects, which it builds without validating anything."""
+    """Base of the views on what was sent."""
 
     # What was sent stays out of the error's text: it is somebody's conversation.
-    model_config = ConfigDict(from_attributes=True, hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, coerce_numbers_to_str=True)
