@@ -13,10 +13,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dataclasses import replace
+from typing import Any
+
 import httpx2
 from eventmux.app import create_app
 from eventmux.catalog import Catalog, EnabledSource
-from eventmux.config import Config, ServerConfig, Settings, load_settings
+from eventmux.config import Config, LimitsConfig, ServerConfig, Settings, load_settings
 from eventmux.hub import Hub
 from eventmux.plugins import Plugins
 from eventmux.source import Source
@@ -48,13 +51,18 @@ def settings_of(
     *sources: Source[...] | EnabledSource,
     streams: Mapping[str, Sequence[str]] | None = None,
     server: ServerConfig | None = None,
+    limits: LimitsConfig | None = None,
 ) -> Settings:
-    """Settings of sources that a test has made, without a file."""
-    enabled = [
-        s if isinstance(s, EnabledSource) else EnabledSource(s.name, s, "test", shared=s.shared) for s in sources
-    ]
+    """Settings of sources that a test has made, without a file. Unless they say otherwise, no run outlives its clients."""
+    enabled = [s if isinstance(s, EnabledSource) else enable(s) for s in sources]
     catalog = Catalog({e.name: e for e in enabled}, streams or {})
-    return Settings(Config(server=server or ServerConfig()), Plugins((), {}), catalog)
+    config = Config(server=server or ServerConfig(), limits=limits or LimitsConfig())
+    return Settings(config, Plugins((), {}), catalog)
+
+
+def enable(source: Source[...], **policy: Any) -> EnabledSource:
+    """A source as a test enables it, under a policy that begins with the author's and `linger=0`."""
+    return EnabledSource(source.name, source, "test", policy=replace(source.policy, **{"linger": 0, **policy}))
 
 
 @contextlib.contextmanager
@@ -82,6 +90,7 @@ def serving(settings: Settings, *, expect_quiet: bool = True) -> Iterator[Servic
         thread.join(PATIENCE + settings.config.server.grace)
         assert not thread.is_alive(), "the server did not end"
     assert leaked == []
+    assert service.is_quiet(), "the service has ended, and a run has not"
 
 
 @contextlib.contextmanager
@@ -89,7 +98,7 @@ def serving_file(text: str, path: Path, environ: Mapping[str, str] | None = None
     """The service in a thread, from a plugins.yaml with this text."""
     file = path / "plugins.yaml"
     file.write_text(text, "utf-8")
-    with serving(load_settings(file, environ or {})) as service:
+    with serving(load_settings(file, environ or {}), expect_quiet=False) as service:
         yield service
 
 

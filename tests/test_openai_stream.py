@@ -26,6 +26,7 @@ sources:
   answers: {use: openai, params: {api_key: "${KEY}", base_url: "${URL}", api: responses}}
   refused: {use: openai, params: {api_key: bad-key, base_url: "${URL}"}}
   keyless: {use: openai, params: {api_key: "${NO_KEY}"}}
+  forgetful: {use: openai, params: {api_key: "${KEY}", base_url: "${URL}"}, linger: 0}
   clock: {}
 """
     environ = {"KEY": KEY, "URL": upstream.base_url}
@@ -56,7 +57,7 @@ def test_an_answer_merges_with_other_sources_and_ends_alone(service: Service) ->
 
 def test_the_client_leaves_and_the_service_stops_writing(service: Service, upstream: Upstream) -> None:
     before = upstream.left
-    with service.open("/sse/openai?prompt=hi&model=slow") as stream:
+    with service.open("/sse/forgetful?prompt=hi&model=slow") as stream:
         stream.until("delta")
     upstream.wait_until(lambda: upstream.left == before + 1)
 

@@ -46,7 +46,7 @@ async def relay(token: Annotated[SecretStr, ConfigOnly] = SecretStr("s3cret")) -
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    slow = EnabledSource("slow-moves", moves, "test", fixed={"names": ["fixed"]}, defaults={"speed": 0.5}, shared=True)
+    slow = EnabledSource("slow-moves", moves, "test", fixed={"names": ["fixed"]}, defaults={"speed": 0.5}, policy=moves.policy)
     away = EnabledSource("away", relay, "test", unavailable="it is away")
     with serving(settings_of(moves, relay, slow, away, streams={"all": ["moves", "relay"]})) as service:
         yield service

@@ -7,6 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.operators import Step
 from pydantic import ValidationError
-from service import Service, serving, serving_file, settings_of
+from service import Service, enable, serving, serving_file, settings_of
 
 JSON = {"accept": "application/json"}
 
@@ -42,9 +43,7 @@ def numbers_into(closed: threading.Semaphore) -> Any:
 
 
 def piped(source_: Any, *steps: dict[str, Any], shared: bool = False) -> EnabledSource:
-    return EnabledSource(
-        source_.name, source_, "test", pipe=[Step.model_validate(step) for step in steps], shared=shared
-    )
+    return replace(enable(source_, shared=shared), pipe=[Step.model_validate(step) for step in steps])
 
 
 def found(service: Service, path: str) -> list[int]:

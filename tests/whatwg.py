@@ -29,7 +29,7 @@ class Parser:
         self._is_first = True
         self._data: list[str] = []
         self._event = ""
-        self._id = ""
+        self._id = self.last_event_id  # what a reconnect begins with
 
     def feed(self, chunk: bytes) -> list[Message]:
         self._text += self._decoder.decode(chunk)

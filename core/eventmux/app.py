@@ -27,7 +27,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     `app.state.hub` is its hub, for who runs the server. Raises ConfigError.
     """
     settings = settings or load_settings()
-    hub = Hub()
+    hub = Hub(settings.limits)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),

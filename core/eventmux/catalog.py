@@ -12,8 +12,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .errors import UnavailableError, UnknownSourceError
 from .event import Event
-from .history import Bounds
 from .operators import Step
+from .policy import Policy
 from .source import Source
 
 
@@ -29,10 +29,13 @@ class EnabledSource:
     plugin: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    shared: bool = False
-    bounds: Bounds = field(default_factory=Bounds)
+    policy: Policy = field(default_factory=Policy)
     pipe: Sequence[Step] = ()
     unavailable: str | None = None
+
+    @property
+    def shared(self) -> bool:
+        return self.policy.shared
 
     @property
     def settable(self) -> frozenset[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import sse
-from .history import Bounds, History
+from .history import History, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .policy import Bounds
     from .sse import Frame
     from .subscription import Subscription
 
@@ -33,17 +33,29 @@ class Clock:
 
 
 class Channel:
-    """The log of one run. `ended` is the reason once the run is over; the log stays readable.
+    """The log of a run, and of the runs that continue it. `ended` is the reason once it is over; it stays readable.
 
-    `on_idle` is called when the last subscription has left.
+    `last` is the last event appended, for the run that continues. `on_idle` is called when the last subscription has
+    left, `on_busy` when a first one has come.
     """
 
-    def __init__(self, source: str, epoch: str, *, bounds: Bounds, clock: Clock, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        source: str,
+        epoch: str,
+        *,
+        bounds: Bounds,
+        clock: Clock,
+        ledger: Ledger | None = None,
+        on_idle: Callable[[Channel], None] = lambda _: None,
+    ) -> None:
         self.source = source
         self.epoch = epoch
-        self.history = History(bounds)
+        self.history = History(bounds, ledger or Ledger())
         self.ended: str | None = None
+        self.last: Any = None
         self.subscriptions: set[Subscription] = set()
+        self.touched = clock.now()
         self._clock = clock
         self._on_idle = on_idle
         self._reached = 0
@@ -51,8 +63,11 @@ class Channel:
         self._marked = False
 
     def append(self, frame: Frame) -> None:
-        frame.at = self._clock.now()
+        frame.at = self.touched = self._clock.now()
         self.history.append(frame)
+        ledger = self.history.ledger
+        if ledger.bytes > ledger.limit:
+            ledger.on_over()
         self._mark()
 
     def end(self, reason: str) -> None:
@@ -61,22 +76,22 @@ class Channel:
             self.ended = reason
             self._mark()
 
-    def end_frame(self, reason: str) -> Frame:
-        return sse.control("stream.end", source=self.source, reason=reason)
-
     def join(self, subscription: Subscription) -> None:
+        self.touched = self._clock.now()
         self.subscriptions.add(subscription)
 
     def leave(self, subscription: Subscription) -> None:
+        self.touched = self._clock.now()
         self.subscriptions.discard(subscription)
         if not self.subscriptions:
-            self._on_idle()
+            self._on_idle(self)
 
     def reached(self, offset: int) -> None:
         """A reader has taken what is up to `offset`: a writer that waits for it may go on."""
-        self._reached = max(self._reached, offset)
-        if self._reader_moved and not self._reader_moved.done():
-            self._reader_moved.set_result(None)
+        if offset > self._reached:
+            self._reached = offset
+            if self._reader_moved and not self._reader_moved.done():
+                self._reader_moved.set_result(None)
 
     @property
     def is_full(self) -> bool:

@@ -15,8 +15,9 @@ from .catalog import Catalog
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
-from .history import Bounds
+from .hub import Limits
 from .operators import Step
+from .policy import Bounds, Policy, Restart
 from .plugins import Plugins, load_plugins
 from .source import MAX_NAME, NAME
 
@@ -41,6 +42,16 @@ class HistoryConfig(Section):
 
     events: Annotated[int, Field(ge=1, le=10_000_000)] = Bounds().events
     bytes: Annotated[int, Field(ge=1_024)] = Bounds().bytes
+    age: Annotated[float | None, Field(gt=0, allow_inf_nan=False, description="Seconds; null for no bound.")] = None
+
+
+class RestartConfig(Section):
+    """How a shared source that has failed is started again. Seconds, but for `attempts`: failures in a row."""
+
+    backoff: Seconds = Restart().backoff
+    max_backoff: Seconds = Restart().max_backoff
+    attempts: Annotated[int, Field(ge=1, le=1_000_000)] = Restart().attempts
+    quarantine: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Restart().quarantine
 
 
 class SourceConfig(Section):
@@ -52,7 +63,18 @@ class SourceConfig(Section):
         dict[str, Any], Field(description="Instead of the author's; clients may set them.", repr=False)
     ] = {}
     shared: Annotated[bool | None, Field(description="One run for all with equal parameters.")] = None
+    linger: Annotated[
+        float | None,
+        Field(ge=0, le=86_400, allow_inf_nan=False, description="Seconds that a run outlives its last subscriber."),
+    ] = None
     history: HistoryConfig = HistoryConfig()
+    overflow: Annotated[
+        Literal["skip", "disconnect"], Field(description="What becomes of a reader that lags behind the history.")
+    ] = "skip"
+    restart: RestartConfig = RestartConfig()
+    max_runs: Annotated[int, Field(ge=1, le=10_000_000, description="Logs of this source at a time.")] = (
+        Policy().max_runs
+    )
     pipe: Annotated[list[Step], Field(max_length=16, description="aiostream operators, in order.")] = []
 
 
@@ -65,6 +87,13 @@ class ServerConfig(Section):
     retry: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     send_timeout: Seconds = 30.0
     grace: Seconds = 10.0
+
+
+class LimitsConfig(Section):
+    """What the process keeps in all: bytes of histories, and private runs that nobody reads."""
+
+    history: Annotated[int, Field(ge=1_024)] = Limits().history
+    detached: Annotated[int, Field(ge=0, le=10_000_000)] = Limits().detached
 
 
 class PluginsConfig(Section):
@@ -87,6 +116,7 @@ class Config(Section):
     ] = {}
     server: ServerConfig = ServerConfig()
     plugins: PluginsConfig = PluginsConfig()
+    limits: LimitsConfig = LimitsConfig()
     store: Literal["memory"] = "memory"
 
 
@@ -98,6 +128,10 @@ class Settings:
     plugins: Plugins
     catalog: Catalog
     file: str | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.config.limits.history, self.config.limits.detached)
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -28,6 +28,9 @@ class Position:
     offset: int
 
 
+NOWHERE = Position("-", 0)  # in a log that there never was
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """What a client has of each source: a position, or None where it has seen the end.
@@ -44,7 +47,7 @@ class Cursor:
     @classmethod
     def unreadable(cls) -> Cursor:
         """What stands for a cursor that makes no sense: a position in a log that there never was."""
-        return cls({"": Position("", 0)})
+        return cls({"": NOWHERE})
 
     def has_ended(self, name: str) -> bool:
         return name in self.positions and self.positions[name] is None
@@ -116,6 +119,12 @@ class CursorWriter:
 
     def move(self, index: int, offset: int) -> None:
         self._offsets[self._slots[index]] = offset
+
+    def place(self, index: int, epoch: str, offset: int) -> None:
+        """Another log than before."""
+        self._epochs[self._slots[index]] = epoch
+        self.move(index, offset)
+        self._write_prefixes()
 
     def end(self, index: int) -> None:
         self._offsets[self._slots[index]] = None

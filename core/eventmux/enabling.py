@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from .catalog import Catalog, EnabledSource, missing_source
 from .errors import suggestion
-from .history import Bounds
+from .policy import Bounds, Policy, Restart
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -59,8 +60,7 @@ class Enabling:
             plugin=plugin.name,
             fixed=section.params,
             defaults=section.defaults,
-            shared=source.shared if section.shared is None else section.shared,
-            bounds=Bounds(events=section.history.events, bytes=section.history.bytes),
+            policy=_policy(source.policy, section),
             pipe=section.pipe,
             unavailable=unset or self._unconfigured(name, source, section.params),
         )
@@ -175,3 +175,11 @@ def in_words(fault: ErrorDetails) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _policy(author: Policy, section: SourceConfig) -> Policy:
+    """The author's proposal, and over it what the operator has said."""
+    said = section.model_dump(include={"shared", "linger", "overflow", "max_runs"}, exclude_unset=True, exclude_none=True)
+    history = Bounds(**{**asdict(author.history), **section.history.model_dump(exclude_unset=True)})
+    restart = Restart(**{**asdict(author.restart), **section.restart.model_dump(exclude_unset=True)})
+    return replace(author, history=history, restart=restart, **said)

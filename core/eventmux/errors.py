@@ -51,6 +51,12 @@ class UnavailableError(EventmuxError):
     status = 503
 
 
+class FullError(EventmuxError):
+    """There is no room now. An EventSource is not told so by a status, on which it would stop for ever."""
+
+    status = 503
+
+
 class TooLargeError(EventmuxError):
     """A request body is over the bound."""
 

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from .sse import Frame
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-FRAME_OVERHEAD = 160  # bytes that a frame costs beside its body: the two objects and their place in the list, measured
+    from .policy import Bounds
+    from .sse import Frame
 
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How much a history keeps: events, and bytes with what each event costs beside its text."""
-
-    events: int = 1_000
-    bytes: int = 4 * 1024 * 1024
+FRAME_OVERHEAD = 192  # bytes that a frame costs beside its body, measured by tracemalloc in tests/test_history.py
+SECOND = 1_000_000_000
 
 
+@dataclass(slots=True)
+class Ledger:
+    """What all histories of a process hold together, in bytes; `on_over` is called when that is over `limit`."""
+
+    limit: int = 256 * 1024 * 1024
+    on_over: Callable[[], None] = lambda: None
+    bytes: int = 0
+
+
+@dataclass(slots=True)
 class History:
-    """Frames `first` to `last`; the offset of the first one ever appended is 1."""
+    """Frames `first` to `last`; the offset of the first one ever appended is 1.
 
-    __slots__ = ("_frames", "_head", "bounds", "bytes", "last", "total")
+    `evicted_at`: the time of the youngest frame that is no longer kept, 0 while all are.
+    """
 
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds = bounds
-        self.bytes = 0
-        self.total = 0
-        self.last = 0
-        self._frames: list[Frame] = []
-        self._head = 0
+    bounds: Bounds
+    ledger: Ledger = field(default_factory=Ledger)
+    bytes: int = 0
+    total: int = 0
+    last: int = 0
+    evicted_at: int = 0
+    _frames: list[Frame] = field(default_factory=list)
+    _head: int = 0
 
     @property
     def first(self) -> int:
@@ -36,15 +47,22 @@ class History:
         return self.last + 1 - (len(self._frames) - self._head)
 
     def append(self, frame: Frame) -> int:
-        """Keep `frame`, let go what is over the bounds, and return its offset."""
+        """Keep `frame`, let go what is over the bounds, and return its offset. The newest one always stays."""
         size = len(frame.body) + FRAME_OVERHEAD
         self.total += size
         self.bytes += size
+        self.ledger.bytes += size
         self.last += 1
         frame.total = self.total
         self._frames.append(frame)
-        while self.last - self.first >= self.bounds.events or (self.bytes > self.bounds.bytes and self.first < self.last):
-            self._evict()
+        bounds = self.bounds
+        over = len(self._frames) - self._head - bounds.events
+        if over > 0:
+            self.evict(over)
+        while self.bytes > bounds.bytes and self.first < self.last:
+            self.evict(1)
+        if bounds.age is not None:
+            self.trim(frame.at)
         return self.last
 
     def after(self, offset: int, limit: int) -> list[Frame]:
@@ -57,12 +75,43 @@ class History:
         frames = self.after(offset, 1)
         return self.total - frames[0].total + len(frames[0].body) + FRAME_OVERHEAD if frames else 0
 
-    def _evict(self) -> None:
-        frame = self._frames[self._head]
-        self.bytes -= len(frame.body) + FRAME_OVERHEAD
-        self._head += 1
-        # One deletion for many evictions keeps append at constant cost; the frames themselves are freed by it, so the
-        # list must not wait for long: a quarter of the bound is the most that stands there unused.
-        if self._head > 16 + self.bounds.events // 4:
+    def offset_before(self, at: int) -> int:
+        """The offset after which everything has come at or after the time `at`."""
+        return self.first - 1 + bisect_left(self._frames, at, lo=self._head, key=lambda frame: frame.at) - self._head
+
+    def trim(self, now: int) -> None:
+        """Let go what is older than the bounds say."""
+        if self.bounds.age is not None:
+            oldest = now - int(self.bounds.age * SECOND)
+            over = self.offset_before(oldest) - self.first + 1
+            if over > 0:
+                self.evict(over)
+
+    def evict_bytes(self, size: int) -> None:
+        """Let go the oldest frames until `size` bytes are free, or all are gone."""
+        aim = self.bytes - size
+        while self.bytes > aim and self.first <= self.last:
+            self.evict(1)
+
+    def clear(self) -> None:
+        self.evict(self.last + 1 - self.first)
+
+    def evict(self, count: int) -> None:
+        """Let go the `count` oldest frames."""
+        end = self._head + count
+        gone = self._frames[self._head : end]
+        if not gone:
+            return
+        size = sum(len(frame.body) + FRAME_OVERHEAD for frame in gone)
+        self.bytes -= size
+        self.ledger.bytes -= size
+        self.evicted_at = gone[-1].at
+        self._frames[self._head : end] = [_GONE] * len(gone)
+        self._head = end
+        # One deletion for many evictions keeps append at constant cost; the places left behind are 8 bytes each.
+        if self._head > 64 and self._head * 2 > len(self._frames):
             del self._frames[: self._head]
             self._head = 0
+
+
+_GONE: Frame = None  # type: ignore[assignment] # what stands in an evicted place, so that the frame itself is freed

@@ -1,24 +1,28 @@
-"""Finds or opens the channel for a source and its parameters. The bytes of a stream are not made here."""
+"""Finds or opens the channel for a source and its parameters, and decides how long it stays. Makes no bytes."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .channel import Channel, Clock
 from .cursor import Cursor, Position, private_epoch, shared_epoch
+from .errors import FullError, UnavailableError
+from .history import Ledger
 from .run import Run
 from .subscription import Selection, Subscription, View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import BaseModel
 
     from .catalog import EnabledSource
 
-Key = tuple[str, str]
+SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
+RELIEF = 0.9  # when all histories together are over their bound, they are cut to this part of it, so not at every event
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +33,62 @@ class Wanted:
     parameters: BaseModel
 
 
-class Hub:
-    """All channels and runs of a process, and the subscriptions that are open."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a client begins: at its cursor; where that says nothing, at `since`; else with what comes next.
 
-    def __init__(self) -> None:
+    `since`: nanoseconds since 1970; 0 is the earliest there is. `principal`: whose private runs it may return to.
+    """
+
+    cursor: Cursor | None = None
+    since: int | None = None
+    principal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process keeps: bytes of all histories together, and private runs without a subscriber."""
+
+    history: int = 256 * 1024 * 1024
+    detached: int = 1_000
+
+
+class Hub:
+    """All runs of a process with their logs, and the subscriptions that are open.
+
+    Everything here is synchronous: between finding a log, replaying from it and joining it there is no `await`, so no
+    event comes between.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.is_draining = False
+        self._limits = limits or Limits()
         self._clock = Clock()
-        self._runs: set[Run] = set()
-        self._shared: dict[Key, list[Run]] = {}
+        self._ledger = Ledger(self._limits.history, self._relieve)
+        self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
+        self._shared: dict[tuple[str, str], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
+        self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
+        self._expiries: dict[Run, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._subscriptions: set[Subscription] = set()
-        self.is_draining = False
+        self._sweeper: asyncio.TimerHandle | None = None
 
-    def subscribe(self, wanted: Sequence[Wanted], cursor: Cursor | None, selection: Selection) -> Subscription:
-        """Open a subscription. There is no `await` between finding a channel and joining it, so no event is missed."""
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
+        """Open a subscription. Raises FullError where a source has no room for another run."""
         epoch = private_epoch()
-        subscription = Subscription([self._view(want, cursor, epoch) for want in wanted], selection)
+        start = self._located(wanted, start)
+        views: list[View] = []
+        try:
+            for want in wanted:
+                views.append(self._view(want, start, epoch))
+        except FullError:
+            for view in views:
+                if view.channel and not view.channel.subscriptions:
+                    self._left(view.channel)
+            raise
+        subscription = Subscription(views, selection)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -51,19 +96,206 @@ class Hub:
         self._subscriptions.discard(subscription)
         subscription.close()
 
+    def check(self, wanted: Sequence[Wanted], start: Start) -> None:
+        """Raises UnavailableError for a source in quarantine. Who has a place in its log may still read to the end."""
+        for want in wanted:
+            name = want.enabled.name
+            run = self._current(want, is_replay=False) if want.enabled.shared else None
+            if run and run.quarantine_left and not (start.cursor and name in start.cursor.positions):
+                raise UnavailableError(
+                    f"source {name!r} has failed {want.enabled.policy.restart.attempts} times in a row: "
+                    f"try again in {run.quarantine_left:.0f} seconds"
+                )
+
     def state(self, enabled: EnabledSource) -> str:
+        """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
         if enabled.unavailable:
             return "unavailable"
-        return "running" if any(run.enabled is enabled for run in self._runs) else "idle"
+        states = {run.state for run in self._runs[enabled.name].values()}
+        return next((state for state in ("running", "restarting", "quarantined") if state in states), "idle")
+
+    def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
+        """A cursor of one source has no name: give it that of the selected source whose log it is in."""
+        position = start.cursor.positions.get("") if start.cursor else None
+        if position is None or len(wanted) == 1:
+            return start
+        for want in wanted:
+            if self._find(want, position, start.principal):
+                return Start(Cursor({want.enabled.name: position}), start.since, start.principal)
+        return start
+
+    def _view(self, want: Wanted, start: Start, epoch: str) -> View:
+        name, policy = want.enabled.name, want.enabled.policy
+        hangs_up = policy.shared and policy.overflow == "disconnect"
+        if start.cursor and start.cursor.has_ended(name):
+            return View(None, name, is_over=True)
+        position = start.cursor.position(name) if start.cursor else None
+        if position and (run := self._find(want, position, start.principal)):
+            gap = "evicted" if position.offset < run.channel.history.first - 1 else None
+            return View(self._joined(run), name, position.offset, gap=gap, hangs_up=hangs_up)
+        if position and policy.once:
+            return View(None, name, told=position)
+        run = self._current(want, is_replay=start.since is not None) if policy.shared else None
+        run = run or self._open(want, epoch, start.principal)
+        history = run.channel.history
+        offset, gap = history.last, None
+        if position:
+            gap = "restarted" if policy.shared and len(position.epoch) == len(shared_epoch()) else "unknown"
+            # A log that has started anew holds nothing that this client has seen.
+            offset = history.first - 1 if gap == "restarted" else history.last
+        elif start.since is not None:
+            offset = history.offset_before(start.since)
+            gap = "evicted" if offset == history.first - 1 and history.evicted_at >= start.since > 0 else None
+        return View(self._joined(run), name, offset, gap=gap, told=position, hangs_up=hangs_up)
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def _find(self, want: Wanted, position: Position, principal: str | None) -> Run | None:
+        """The run whose log `position` is in, if it is what is wanted and the client's own."""
+        run = self._runs[want.enabled.name].get(position.epoch)
+        if run and run.principal == (None if want.enabled.shared else principal):
+            if run.parameters == want.parameters and position.offset <= run.channel.history.last:
+                return run
+        return None
+
+    def _current(self, want: Wanted, *, is_replay: bool) -> Run | None:
+        """The shared run with these parameters. One that is over is good only for who wants to see what it was."""
+        # JSON finds them fast; equality decides, because JSON shows a secret as asterisks.
+        for run in self._shared.get(_key(want), ()):
+            if run.parameters == want.parameters and (is_replay or run.state != "over"):
+                return run
+        return None
+
+    def _open(self, want: Wanted, epoch: str, principal: str | None) -> Run:
+        name, policy = want.enabled.name, want.enabled.policy
+        self._make_room(want.enabled)
+        channel = Channel(
+            name,
+            self._new_epoch(name) if policy.shared else epoch,
+            bounds=policy.history,
+            clock=self._clock,
+            ledger=self._ledger,
+            on_idle=self._left,
+        )
+        owner = None if policy.shared else principal
+        run = Run(want.enabled, want.parameters, channel, principal=owner, on_over=self._run_over)
+        self._runs[name][channel.epoch] = run
+        if policy.shared:
+            others = [other for other in self._shared.get(_key(want), ()) if other.parameters != want.parameters]
+            self._shared[_key(want)] = [run, *others]
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        return run
+
+    def _new_epoch(self, source: str) -> str:
+        while (epoch := shared_epoch()) in self._runs[source]:
+            pass
+        return epoch
+
+    def _make_room(self, enabled: EnabledSource) -> None:
+        """A source at its bound lets go the log that nobody has read for the longest time."""
+        runs = self._runs[enabled.name]
+        if len(runs) < enabled.policy.max_runs:
+            return
+        idle = [run for run in runs.values() if not run.channel.subscriptions]
+        if not idle:
+            raise FullError(f"source {enabled.name!r} has {len(runs)} runs, and takes no more now")
+        self._forget(min(idle, key=lambda run: run.channel.touched))
+
+    def _joined(self, run: Run) -> Channel:
+        """Start or keep the run for a subscription that joins now."""
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._detached.pop(run, None)
+        run.start()
+        return run.channel
+
+    def _left(self, channel: Channel) -> None:
+        """The last subscription has left: the run outlives it by `linger`."""
+        run = self._runs[channel.source].get(channel.epoch)
+        if run is None:
+            return
+        linger = run.enabled.policy.linger_seconds
+        if linger <= 0 or self.is_draining:
+            self._expire(run)
+            return
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._expiries[run] = asyncio.get_running_loop().call_later(linger, self._expire, run)
+        if not run.enabled.shared:
+            self._detached[run] = None
+            if len(self._detached) > self._limits.detached:
+                self._expire(next(iter(self._detached)))
+
+    def _expire(self, run: Run) -> None:
+        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over."""
+        if run.enabled.shared and run.state != "over":
+            self._stop(run)
+        else:
+            self._forget(run)
+
+    def _run_over(self, run: Run) -> None:
+        channel = run.channel
+        if not channel.subscriptions and run not in self._expiries:
+            self._left(channel)
+
+    def _stop(self, run: Run) -> None:
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._detached.pop(run, None)
+        if task := run.stop():
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _forget(self, run: Run) -> None:
+        """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
+        self._stop(run)
+        self._runs[run.enabled.name].pop(run.channel.epoch, None)
+        key = _key(run)
+        if run in self._shared.get(key, ()):
+            self._shared[key].remove(run)
+            if not self._shared[key]:
+                del self._shared[key]
+        run.channel.history.clear()
+
+    # --- memory --------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterator[Run]:
+        for runs in self._runs.values():
+            yield from list(runs.values())
+
+    def _relieve(self) -> None:
+        """All histories together are over their bound: cut, beginning with the one that was idle for the longest."""
+        aim = int(self._limits.history * RELIEF)
+        by_idleness = sorted(self._all(), key=lambda run: (bool(run.channel.subscriptions), run.channel.touched))
+        for run in by_idleness:
+            if self._ledger.bytes <= aim:
+                return
+            if run.state == "idle" and not run.channel.subscriptions:
+                self._forget(run)
+            else:
+                run.channel.history.evict_bytes(self._ledger.bytes - aim)
+
+    def _sweep(self) -> None:
+        now = self._clock.now()
+        for run in self._all():
+            run.channel.history.trim(now)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    # --- the end -------------------------------------------------------------------------------------------------
 
     @property
     def runs(self) -> int:
-        """How many runs there are, those included that are being closed."""
-        return len(self._runs) + len(self._closing)
+        """How many generators there are, those included that are being closed."""
+        return sum(run.state in {"running", "restarting"} for run in self._all()) + len(self._closing)
 
     @property
     def subscriptions(self) -> int:
         return len(self._subscriptions)
+
+    @property
+    def history_bytes(self) -> int:
+        return self._ledger.bytes
 
     def drain(self) -> None:
         """End every stream in an orderly way."""
@@ -74,59 +306,13 @@ class Hub:
     async def close(self) -> None:
         """Stop every run, and wait until their generators are closed or abandoned."""
         self.drain()
-        for run in list(self._runs):
-            self._stop(run)
+        if self._sweeper:
+            self._sweeper.cancel()
+        for run in self._all():
+            self._forget(run)
         while self._closing:
             await asyncio.wait(self._closing)
 
-    def _view(self, want: Wanted, cursor: Cursor | None, epoch: str) -> View:
-        name = want.enabled.name
-        if cursor is not None and cursor.has_ended(name):
-            return View(None, name, 0, is_over=True)
-        position = cursor.position(name) if cursor else None
-        run = self._shared_run(want) if want.enabled.shared else self._open(want, epoch)
-        channel = run.channel
-        if position is None:
-            return View(channel, name, channel.history.last)
-        if position.epoch == channel.epoch and position.offset <= channel.history.last:
-            return View(channel, name, position.offset)
-        return View(channel, name, channel.history.last, gap=_reason(position, want.enabled))
 
-    def _shared_run(self, want: Wanted) -> Run:
-        # JSON finds them fast; equality decides, because JSON shows a secret as asterisks.
-        runs = self._shared.setdefault((want.enabled.name, want.parameters.model_dump_json()), [])
-        for run in runs:
-            if run.parameters == want.parameters:
-                return run
-        run = self._open(want, shared_epoch())
-        runs.append(run)
-        return run
-
-    def _open(self, want: Wanted, epoch: str) -> Run:
-        channel = Channel(
-            want.enabled.name, epoch, bounds=want.enabled.bounds, clock=self._clock, on_idle=lambda: self._stop(run)
-        )
-        run = Run(want.enabled, want.parameters, channel, on_over=self._forget)
-        self._runs.add(run)
-        return run
-
-    def _stop(self, run: Run) -> None:
-        if run in self._runs:
-            self._forget(run)
-            task = asyncio.create_task(run.stop(), name=f"eventmux close {run.enabled.name}")
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-
-    def _forget(self, run: Run) -> None:
-        """No new subscription joins this run; those that it has read on."""
-        self._runs.discard(run)
-        key = (run.enabled.name, run.parameters.model_dump_json())
-        if run in self._shared.get(key, ()):
-            self._shared[key].remove(run)
-            if not self._shared[key]:
-                del self._shared[key]
-
-
-def _reason(position: Position, enabled: EnabledSource) -> str:
-    """Why a position is not in the log: a shared log starts anew with its run, a private one may never have been."""
-    return "restarted" if enabled.shared and len(position.epoch) == len(shared_epoch()) else "unknown"
+def _key(of: Wanted | Run) -> tuple[str, str]:
+    return of.enabled.name, of.parameters.model_dump_json()

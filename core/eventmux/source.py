@@ -9,7 +9,7 @@ import types
 import typing
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin, overload
 
 from pydantic import BaseModel, ConfigDict, create_model, model_validator
@@ -18,6 +18,7 @@ from sse_starlette import ServerSentEvent
 
 from .errors import DefinitionError, UndeclaredEventError
 from .event import Event, event_type
+from .policy import Bounds, Policy
 
 P = ParamSpec("P")
 E = TypeVar("E", bound="Event | ServerSentEvent")
@@ -25,6 +26,8 @@ E = TypeVar("E", bound="Event | ServerSentEvent")
 RESERVED_PARAMETERS = frozenset({"sources", "last_event_id", "since", "limit", "events", "qualify", "ticket"})
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_NAME = 63  # letters; a DNS label's bound, so that a name also fits a host, a metric or a Redis key
+
+DEFAULT_BOUNDS = Bounds()
 
 _STREAMS = (AsyncIterator, AsyncGenerator, AsyncIterable)
 
@@ -62,7 +65,7 @@ class Source(Generic[P]):
     relays: bool
     context: str | None
     config_only: frozenset[str]
-    shared: bool = False
+    policy: Policy = field(default_factory=Policy)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
         return self.function(*args, **kwargs)
@@ -91,7 +94,13 @@ class Source(Generic[P]):
 def source(function: Callable[P, AsyncIterator[E]], /) -> Source[P]: ...
 @overload
 def source(
-    *, name: str | None = None, shared: bool = False, check: Callable[..., None] | None = None
+    *,
+    name: str | None = None,
+    shared: bool = False,
+    once: bool = False,
+    linger: float | None = None,
+    history: Bounds = DEFAULT_BOUNDS,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[P, AsyncIterator[E]]], Source[P]]: ...
 def source(
     function: Callable[P, AsyncIterator[Any]] | None = None,
@@ -99,23 +108,31 @@ def source(
     *,
     name: str | None = None,
     shared: bool = False,
+    once: bool = False,
+    linger: float | None = None,
+    history: Bounds = DEFAULT_BOUNDS,
     check: Callable[..., None] | None = None,
 ) -> Source[P] | Callable[[Callable[P, AsyncIterator[Any]]], Source[P]]:
     """Make a source of an async generator function; its signature says everything else.
 
     `name`: instead of the function's name in kebab-case. `shared`: one run for all subscribers with equal parameters
-    instead of one per request. `check`: called with the parameters, as keywords, before a run starts; the ValueError
-    that it raises is the client's 422.
+    instead of one per request. `once`: a reconnect never starts it again, since each run costs. `linger`: seconds that
+    a run outlives its last subscriber; by default 10 if shared, 30 if private. `history`: how much of its log is kept.
+    `plugins.yaml` has the last word on these. `check`: called with the parameters, as keywords, before a run starts;
+    the ValueError that it raises is the client's 422.
 
     Raises DefinitionError, naming source and remedy, for what cannot be served.
     """
-    if function is None:
-        return lambda function: _read(function, name, shared=shared, check=check)
-    return _read(function, name, shared=shared, check=check)
+
+    def read(function: Callable[P, AsyncIterator[Any]]) -> Source[P]:
+        made = _read(function, name, check)
+        return replace(made, policy=Policy(shared=shared, once=once, linger=linger, history=history))
+
+    return read if function is None else read(function)
 
 
 def _read(
-    function: Callable[P, AsyncIterator[Any]], name: str | None, *, shared: bool, check: Callable[..., None] | None
+    function: Callable[P, AsyncIterator[Any]], name: str | None, check: Callable[..., None] | None
 ) -> Source[P]:
     title = name or getattr(function, "__name__", "source").replace("_", "-")
     try:
@@ -135,7 +152,6 @@ def _read(
             relays=relays,
             context=contexts[0] if contexts else None,
             config_only=frozenset(p for p, hint in hints.items() if _is_config_only(hint)),
-            shared=shared,
         )
     except DefinitionError as error:
         raise DefinitionError(f"source {title!r}: {error}") from error.__cause__

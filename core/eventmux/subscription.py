@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .channel import Channel
+    from .cursor import Position
     from .sse import Frame
 
 READ_EVENTS = 256  # frames looked at per channel and read; more wait for the next one
@@ -43,19 +44,35 @@ class Selection:
 
 @dataclass(slots=True)
 class View:
-    """One channel as a subscription sees it: `offset` is the last one taken. `gap`: why the cursor could not be kept."""
+    """One channel as a subscription sees it: `offset` is the last one taken.
+
+    `gap`: why the client's position cannot be kept, to be said first; until then `told`, that position, stands in the
+    cursor, so that a client that is cut off before it hears of the gap is told again. Without a channel the source is
+    over for this client: it has seen the end, or its run is `lost`. `hangs_up`: whether a reader that lags is
+    disconnected instead of moved on.
+    """
 
     channel: Channel | None
     source: str
-    offset: int
+    offset: int = 0
     gap: str | None = None
+    told: Position | None = None
+    hangs_up: bool = False
     is_over: bool = False
+
+    @property
+    def position(self) -> tuple[str, str, int | None]:
+        if self.is_over:
+            return self.source, "", None
+        if self.told:
+            return self.source, self.told.epoch, self.told.offset
+        return self.source, self.channel.epoch if self.channel else "", self.offset
 
 
 class Subscription:
     """`read` gives what is there; `wait` waits for more. `is_over` when nothing will come any more.
 
-    `is_drained` is set when the service goes down or the stream must end for another reason of the service's.
+    `is_drained` when the client is to go, and may come back: the service goes down, or the client lags too far.
     """
 
     def __init__(self, views: Sequence[View], selection: Selection) -> None:
@@ -64,10 +81,9 @@ class Subscription:
         self._left = selection.limit
         self._waiter: asyncio.Future[None] | None = None
         self._woken = True
-        self._cursor = CursorWriter(
-            [(v.source, v.channel.epoch if v.channel else "", None if v.is_over else v.offset) for v in self._views]
-        )
-        self.is_drained = False
+        self._cursor = CursorWriter([view.position for view in self._views])
+        self._is_draining = False
+        self._is_cut = False
         for view in self._views:
             if view.channel:
                 view.channel.join(self)
@@ -75,6 +91,10 @@ class Subscription:
     @property
     def is_over(self) -> bool:
         return all(view.is_over for view in self._views)
+
+    @property
+    def is_drained(self) -> bool:
+        return self._is_draining or self._is_cut
 
     @property
     def cursor(self) -> bytes:
@@ -98,7 +118,7 @@ class Subscription:
                 await self._waiter
 
     def drain(self) -> None:
-        self.is_drained = True
+        self._is_draining = True
         self.wake()
 
     def close(self) -> None:
@@ -126,26 +146,31 @@ class Subscription:
         for view in self._views:
             if view.channel:
                 view.channel.reached(view.offset)
-        return entries + self._ends()
+        entries += self._ends()
+        return entries
 
     def _gaps(self, index: int, view: View) -> Iterator[Entry]:
         """Move a view over what its history no longer has, and say so."""
-        if view.is_over or view.channel is None:
+        channel = view.channel
+        if view.is_over or channel is None or self._is_cut:
             return
-        missed = view.channel.history.first - 1 - view.offset
-        if view.gap is not None or missed > 0:
-            reason, view.gap = view.gap or "lagged", None
-            if missed > 0:
-                view.offset += missed
-                self._cursor.move(index, view.offset)
-            gap = sse.control("stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 else None)
-            yield Entry(view.source, gap, self.cursor)
+        missed = channel.history.first - 1 - view.offset
+        if view.gap is None and missed <= 0:
+            return
+        if view.gap is None and view.hangs_up:
+            self._is_cut = True  # it comes back with its cursor, and is told of the gap then
+            return
+        reason, view.gap, view.told = view.gap or "lagged", None, None
+        view.offset += max(missed, 0)
+        self._cursor.place(index, channel.epoch, view.offset)
+        gap = sse.control("stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 else None)
+        yield Entry(view.source, gap, self.cursor)
 
     def _pending(self) -> Iterator[tuple[int, Frame]]:
         batches = [
             [(index, frame) for frame in view.channel.history.after(view.offset, READ_EVENTS)]
             for index, view in enumerate(self._views)
-            if view.channel and not view.is_over and view.offset < view.channel.history.last
+            if view.channel and not view.is_over and view.offset < view.channel.history.last and not self._is_cut
         ]
         if len(batches) == 1:
             self._woken = len(batches[0]) == READ_EVENTS
@@ -169,17 +194,16 @@ class Subscription:
                 self._left -= 1
         return Entry(view.source, frame, self.cursor)
 
-    def _ends(self) -> list[Entry]:
-        ends: list[Entry] = []
+    def _ends(self) -> Iterator[Entry]:
         for index, view in enumerate(self._views):
-            channel = view.channel
-            if view.is_over or channel is None:
+            if view.is_over or self._is_cut:
                 continue
-            reason = channel.ended if view.offset == channel.history.last else None
-            if reason is None and self._left == 0:
-                reason = "limit"
-            if reason is not None:
+            reason = "lost"
+            if channel := view.channel:
+                ended = channel.ended if view.offset == channel.history.last else None
+                reason = ended or ("limit" if self._left == 0 else "")
+            if reason:
                 view.is_over = True
                 self._cursor.end(index)
-                ends.append(Entry(view.source, channel.end_frame(reason), self.cursor))
-        return ends
+                end = sse.control("stream.end", source=view.source, reason=reason)
+                yield Entry(view.source, end, self.cursor)

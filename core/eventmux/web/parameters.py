@@ -5,12 +5,14 @@ Errors have FastAPI's own shape and come before the first byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from ..catalog import Catalog, EnabledSource
@@ -25,6 +27,29 @@ Error = dict[str, Any]
 Query = dict[str, list[str]]
 
 
+_AGO = re.compile(r"(\d{1,9})(s|m|h|d)", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def parse_since(text: str, now: float) -> int:
+    """Nanoseconds since 1970. Raises ValueError. A time without an offset is UTC."""
+    if text == "earliest":
+        return 0
+    if ago := _AGO.fullmatch(text):
+        return max(1, int((now - int(ago[1]) * _SECONDS[ago[2]]) * 1e9))
+    try:
+        time = datetime.fromisoformat(text)
+        stamp = time.replace(tzinfo=time.tzinfo or UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("write earliest, a time ago like 10m (s, m, h, d), or an ISO 8601 time") from None
+    return max(1, int(stamp * 1e9))
+
+
+def check_since(text: str) -> str:
+    parse_since(text, 0)
+    return text
+
+
 class Words(BaseModel):
     """The query words of the service, on every stream."""
 
@@ -33,11 +58,20 @@ class Words(BaseModel):
     last_event_id: Annotated[
         str | None, Field(description="The cursor to go on from; the header `Last-Event-ID` comes first.")
     ] = None
+    since: Annotated[
+        str | None,
+        AfterValidator(check_since),
+        Field(description="Where the cursor says nothing: `earliest`, a time ago like `10m`, or an ISO 8601 time."),
+    ] = None
     limit: Annotated[int | None, Field(ge=1, description="End after so many events.")] = None
     events: Annotated[
         list[str] | None, Field(max_length=64, description="Only events of these names, separated by commas.")
     ] = None
     qualify: Annotated[bool, Field(description="Name events `source/name`.")] = False
+
+    def since_time(self, now: float) -> int | None:
+        """`since` as nanoseconds since 1970, 0 for the earliest; None if it is not said. `now`: seconds since 1970."""
+        return None if self.since is None else parse_since(self.since, now)
 
 
 def read_query(request: Request) -> Query:

@@ -9,6 +9,10 @@ import random
 from typing import TYPE_CHECKING
 
 from sse_starlette import EventSourceResponse
+from starlette.responses import JSONResponse, Response
+
+from ..errors import FullError
+from .formats import SSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +57,11 @@ class EventStream(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
-        subscription = self._subscribe()
+        try:
+            subscription = self._subscribe()
+        except FullError as full:
+            await self._turn_away(scope, receive, send, str(full))
+            return
         watch = asyncio.create_task(self._watch(receive, subscription), name="eventmux disconnect")
         try:
             await self._stream(send, subscription)
@@ -64,6 +72,17 @@ class EventStream(EventSourceResponse):
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
+
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
+        """An EventSource would take a 503 for the end of all times: it is sent away to come back (WHATWG HTML 9.2.3)."""
+        log.warning("turned a client away: %s", reason)
+        seconds = self._jittered_retry() // 1000 + 1
+        if self._format.media_type == SSE:
+            text = b": %b\n\n%b" % (reason.encode(), self._format.farewell(seconds * 1000))
+            response = Response(text, 200, HEADERS, SSE)
+        else:
+            response = JSONResponse({"detail": reason}, 503, {"Retry-After": str(seconds)})
+        await response(scope, receive, send)
 
     async def _watch(self, receive: Receive, subscription: Subscription) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from ..cursor import Cursor, parse_cursor
 from ..errors import UnknownSourceError
+from ..hub import Start
 from ..subscription import Selection
 from . import formats, openapi, parameters
 from .response import EventStream
@@ -109,11 +111,13 @@ class Streams:
         cursor = _cursor(request, words.last_event_id)
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
+        start = Start(cursor, words.since_time(time.time()))
+        self._hub.check(wanted, start)
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         return EventStream(
-            lambda: self._hub.subscribe(wanted, cursor, Selection(events, limit)),
+            lambda: self._hub.subscribe(wanted, start, Selection(events, limit)),
             self._hub.unsubscribe,
             formats.new_format(media_type, qualify=words.qualify),
             self._server,

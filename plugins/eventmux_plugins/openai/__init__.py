@@ -41,7 +41,7 @@ Url = Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$", max_le
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
-@source(check=one_of_prompt_or_messages)
+@source(once=True, check=one_of_prompt_or_messages)
 async def openai(
     *,
     prompt: Text | None = None,
