@@ -31,14 +31,17 @@ class EventSource:
         self._stack = self._client.stream(method, url, headers=headers, json=body)
         self.response = self._stack.__enter__()
         self._events = self._received()
+        self._taken = ""
 
     @property
     def cursor(self) -> str:
-        return self.parser.last_event_id
+        """The id of the last event taken; more may have come, and is lost for a client that is cut off now."""
+        return self._taken or self.parser.last_event_id
 
     def _received(self) -> Iterator[Received]:
         for chunk in self.response.iter_raw():
             for message in self.parser.feed(chunk):
+                self._taken = message.id
                 yield received(message)
 
     def __enter__(self) -> EventSource:

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiostream import stream
-from service import serving, settings_of
 
 from eventmux import Event, source
+from service import serving, settings_of
 
 MANY = 2_000
 

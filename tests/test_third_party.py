@@ -111,7 +111,9 @@ def answers(url: str) -> bool:
 
 
 def test_the_service_comes_from_its_wheel(environment: Environment) -> None:
-    shown = environment.run("-c", "import eventmux, eventmux_plugins; print(eventmux.__file__, eventmux_plugins.__file__)")
+    shown = environment.run(
+        "-c", "import eventmux, eventmux_plugins; print(eventmux.__file__, eventmux_plugins.__file__)"
+    )
     for file in shown.split():
         assert Path(file).is_relative_to(environment.folder / "venv")
 

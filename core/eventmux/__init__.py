@@ -6,11 +6,14 @@ from pluggy import HookimplMarker
 
 from .errors import DefinitionError, SourceError
 from .event import Event, EventOf
-from .source import ConfigOnly, Context, Source, source
+from .policy import Bounds
+from .signature import ConfigOnly, Context
+from .source import Source, source
 
 hookimpl = HookimplMarker("eventmux")
 
 __all__ = [
+    "Bounds",
     "ConfigOnly",
     "Context",
     "DefinitionError",

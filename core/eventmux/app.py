@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -20,13 +21,15 @@ from .web import catalog, dashboard, openapi, status, streams
 if TYPE_CHECKING:
     from starlette.types import Lifespan
 
+log = logging.getLogger("eventmux")
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service as an ASGI application, from ./plugins.yaml if nothing is given.
 
     `app.state.hub` is its hub, for who runs the server. Raises ConfigError.
     """
-    settings = settings or load_settings()
+    settings = settings or _from_file()
     hub = Hub(settings.limits)
     app = FastAPI(
         title="eventmux",
@@ -42,6 +45,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(EventmuxError, _refused)
     openapi.install(app, settings.catalog)
     return app
+
+
+def _from_file() -> Settings:
+    """What `eventmux serve` prints about plugins goes to the log, where there is no command to print it."""
+    settings = load_settings()
+    for plugin in settings.plugins.broken:
+        log.error("plugin %s: %s", plugin.title, plugin.error)
+    return settings
 
 
 def _lifespan(hub: Hub) -> Lifespan[FastAPI]:

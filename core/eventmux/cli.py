@@ -71,7 +71,9 @@ def serve(
     if workers > 1:
         _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
     if not insecure and not _is_loopback(server.host):
-        _fail(f"host {server.host}: others can reach it, and nobody is asked for a token: add --insecure if that is meant")
+        _fail(
+            f"host {server.host}: others can reach it, and nobody is asked for a token: add --insecure if that is meant"
+        )
     if strict and (faults := _faults(settings)):
         _fail("--strict: not started, because of", *faults)
     app = create_app(settings)
@@ -172,8 +174,8 @@ def _why_not_bound(error: OSError | ValueError) -> str:
         return "another program listens there: stop it, or choose another --port"
     if number == errno.EACCES:
         return "this user may not: choose a --port above 1023"
-    reason = os.strerror(number) if number and number > 0 else getattr(error, "strerror", None)
-    return f"{reason or 'not the name of a host'}: choose another --host"
+    reason = os.strerror(number) if number and number > 0 else "not the name of a host"
+    return f"{reason}: choose another --host"
 
 
 def _authority(host: str, port: int) -> str:
@@ -214,7 +216,9 @@ def _source_rows(settings: Settings, base: str) -> dict[str, Any]:
 def _overview(settings: Settings, base: str) -> str:
     catalog = settings.catalog
     running = [enabled for enabled in catalog.sources.values() if not enabled.unavailable]
-    parts = [f"eventmux {version('eventmux')} at {base}, from {settings.file or 'no plugins.yaml: the bundled sources'}"]
+    parts = [
+        f"eventmux {version('eventmux')} at {base}, from {settings.file or 'no plugins.yaml: the bundled sources'}"
+    ]
     if not catalog.sources:
         parts.append("No source is enabled: name some under sources.")
     if running:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
 DEFAULT_FILE = Path("plugins.yaml")
 BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
 MAX_STREAM_SOURCES = 32
-MIN_SECRET = 4  # letters; a shorter value of the environment is no secret, and is in every other word
+# Letters of a value of the environment. A shorter one is no secret, and is in every other word; that a longer one is in
+# a text is known by its beginning, for a validator may show no more.
+MIN_SECRET, MAX_SHOWN = 4, 8
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
 Seconds = Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)]
@@ -180,10 +181,10 @@ class _Environment(Mapping[str, str]):
         """`text` with `${NAME}` for the variable's value, and for the beginning of it that a validator has shown."""
         for name, value in sorted(self.used.items(), key=lambda item: -len(item[1])):
             for form in (value, repr(value)[1:-1]):
-                start = text.find(form[:8]) if len(form) >= MIN_SECRET else -1
+                start = text.find(form[:MAX_SHOWN]) if len(form) >= MIN_SECRET else -1
                 if start >= 0:
-                    end = start + len(commonprefix([text[start:], form]))
-                    text = text[:start] + f"${{{name}}}" + self.hide(text[end:])
+                    length = next(n for n in range(len(form), 0, -1) if text.startswith(form[:n], start))
+                    return self.hide(text[:start]) + f"${{{name}}}" + self.hide(text[start + length :])
         return text
 
 
@@ -271,7 +272,7 @@ def _typed(document: Document) -> Config:
     waiting = {
         loc[1]: {key: value for key, value in sections[loc[1]].items() if key in {"use", "params", "defaults"}}
         for loc in document.unset
-        if len(loc) > 2
+        if loc[2:]
     }
     return Config.model_validate({**document.value, "sources": {**sections, **waiting}})
 

@@ -81,21 +81,23 @@ class Enabling:
             yield from self._pipe_problems((*at, "pipe"), source, section.get("pipe"))
         elif not self._unset(name) and not self._why_missing(used):
             disabled = [plugin.name for plugin in self._plugins.found if plugin.state == "disabled"]
-            hint = f"; not looked for in what is disabled: {', '.join(disabled)}" if disabled else ""
-            text = f"no source {used!r}{suggestion(used, self._plugins.offers)}{hint}"
+            hint = f" (plugins that are disabled: {', '.join(disabled)})" if disabled else ""
+            text = f"no source {used!r}{hint}{suggestion(used, self._plugins.offers)}"
             yield self._document.problem((*at, "use") if used == use else at, text, key=used != use)
 
     def _why_missing(self, used: str) -> str | None:
         """Why nobody offers it, if that is not this file's fault: a plugin that could is broken or disabled."""
-        plugins = self._plugins
-        if used in plugins.contested:
-            return plugins.contested[used]
-        if any(plugin.name == used and plugin.state == "disabled" for plugin in plugins.found):
-            return f"the plugin {used} is disabled under plugins.disabled"
-        failed = [plugin.title for plugin in plugins.found if plugin.state == "failed"]
+        if used in self._plugins.contested:
+            return f"it is {self._plugins.contested[used]}"
+        for plugin in self._plugins.found:
+            if plugin.name == used and plugin.state == "disabled":
+                return f"plugin {plugin.title} is disabled under plugins.disabled"
+            if plugin.name == used and plugin.error:
+                return f"plugin {plugin.title} cannot be used; eventmux plugins says why"  # clients read this, too
+        failed = [plugin.name for plugin in self._plugins.found if plugin.state == "failed"]
         if failed:
-            nearest = suggestion(used, plugins.offers)
-            return f"no source {used!r}{nearest} Or it is of a plugin that failed (see: eventmux plugins): {', '.join(failed)}"
+            near = suggestion(used, self._plugins.offers)
+            return f"no plugin that could be loaded offers {used!r} (failed: {', '.join(failed)}){near}"
         return None
 
     def _parameter_problems(
@@ -111,6 +113,8 @@ class Enabling:
             else:
                 continue
             yield self._document.problem((*at, parameter), text, key=True)
+        if not given:
+            return
         # Each value by itself: what clients will give beside it is not known yet.
         try:
             source.parameters.model_validate({name: value for name, value in given.items() if name in known})
@@ -163,7 +167,7 @@ class Enabling:
 
 
 def in_words(fault: ErrorDetails) -> str:
-    """pydantic's message, or ours where pydantic speaks of Python."""
+    """The message of pydantic, or ours where pydantic speaks of Python."""
     if fault["input"] is None and fault["type"] != "missing":
         return "is empty: give it a value, or leave the key out"
     if fault["type"] in {"dict_type", "model_type", "model_attributes_type", "dataclass_type"}:

@@ -26,6 +26,7 @@ log = logging.getLogger("eventmux.plugins")
 GROUP = "eventmux"
 MAX_ERROR = 300  # letters of an exception that are shown; it may hold a whole page
 _LOCAL = "eventmux_local_"  # before the name of a single file, so that clock.py hides no module of that name
+_DISABLE = "name the plugin under plugins.disabled"
 
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -54,13 +55,15 @@ class Plugin:
     @property
     def title(self) -> str:
         """What an error calls it."""
-        return f"{self.name} ({self.distribution} {self.version})" if self.distribution else f"{self.name} ({self.target})"
+        return (
+            f"{self.name} ({self.distribution} {self.version})" if self.distribution else f"{self.name} ({self.target})"
+        )
 
 
 @dataclass(frozen=True)
 class Plugins:
     """All plugins found. `offers`: a source's name -> the source and the plugin that offers it; contested names are
-    in `contested` instead, with the error that names those who offer them.
+    in `contested` instead, with words that name those who offer them.
     """
 
     found: tuple[Plugin, ...]
@@ -89,7 +92,7 @@ def load_plugins(*, disabled: Iterable[str] = (), directory: Path | None = None)
 
 
 def _installed() -> list[tuple[Plugin, Callable[[], Any]]]:
-    """By distribution and name. The standard library leaves out a distribution that an earlier one on the path hides."""
+    """By distribution and name. Of a distribution that is on the path twice, the standard library gives the first."""
     found = []
     for entry in metadata.entry_points(group=GROUP):
         name, version = (entry.dist.name, entry.dist.version) if entry.dist else (None, None)
@@ -178,7 +181,7 @@ def _iterated(given: Any) -> Iterable[Any]:
 
 
 def _hook_faults(manager: pluggy.PluginManager, target: Any) -> list[str]:
-    """What pluggy's check_pending finds, but without raising, and a hook that lacks its mark: neither is ever called."""
+    """What pluggy's check_pending finds, without raising, and a hook that lacks its mark: neither is ever called."""
     known = [name for name, hook in vars(manager.hook).items() if hook.has_spec()]
     faults = [
         f"no hook {name!r}{suggestion(name, known)}"
@@ -195,8 +198,8 @@ def _hook_faults(manager: pluggy.PluginManager, target: Any) -> list[str]:
 def _nothing_offered(target: Any) -> str:
     if isinstance(target, ModuleType) and (foreign := _sources_in(target)):
         return (
-            f"it offers no source of its own: {foreign[0].name!r} is defined in {foreign[0].function.__module__}; point "
-            "the entry point there, or return it from register_sources"
+            f"it offers no source of its own: {foreign[0].name!r} is defined in {foreign[0].function.__module__}; "
+            "point the entry point there, or return it from register_sources"
         )
     return "it offers no source: decorate an async generator at the top level of the module with @source"
 
@@ -207,9 +210,9 @@ def _explained(plugin: Plugin, error: BaseException) -> str:
         return f"{_line(error)}{_place(plugin, error)}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         if f"{module}.".startswith(f"{error.name}."):
-            return f"its module {module!r} is not there: install {plugin.distribution} again, or disable the plugin"
-        return f"it needs the module {error.name!r}{_place(plugin, error)}: install that, or disable the plugin"
-    return f"{type(error).__name__}: {_line(error)}{_place(plugin, error)}: mend it, or disable the plugin"
+            return f"its module {module!r} is not there: install {plugin.distribution} again, or {_DISABLE}"
+        return f"it needs the module {error.name!r}{_place(plugin, error)}: install that, or {_DISABLE}"
+    return f"{type(error).__name__}: {_line(error)}{_place(plugin, error)}: mend it, or {_DISABLE}"
 
 
 def _line(error: BaseException) -> str:
@@ -242,18 +245,17 @@ def _settle(found: list[Plugin]) -> Plugins:
     contested = {}
     for name, those in offers.items():
         if len(those) > 1:
-            contested[name] = fault = _contest(name, list(dict.fromkeys(index for _, index in those)), found)
-            for index in {index for _, index in those}:
-                error = "; ".join(filter(None, [found[index].error, fault]))
+            rivals = list(dict.fromkeys(index for _, index in those))
+            contested[name] = _contest([found[index] for index in rivals])
+            for index in rivals:
+                error = "; ".join(filter(None, [found[index].error, f"source {name!r} is {contested[name]}"]))
                 found[index] = replace(found[index], state="partial", error=error)
     settled = {name: (those[0][0], found[those[0][1]]) for name, those in offers.items() if name not in contested}
     return Plugins(tuple(found), settled, contested)
 
 
-def _contest(name: str, rivals: list[int], found: list[Plugin]) -> str:
-    plugins = [found[index] for index in rivals]
-    titles = " and by ".join(plugin.title for plugin in plugins)
-    if len(plugins) == 1:
-        return f"source {name!r} is offered twice by {titles}: give one another name, @source(name=...)"
-    keys = " or ".join(repr(plugin.key) for plugin in plugins)
-    return f"source {name!r} is offered by {titles}: write {keys} under plugins.disabled"
+def _contest(rivals: list[Plugin]) -> str:
+    titles = " and by ".join(plugin.title for plugin in rivals)
+    if len(rivals) == 1:
+        return f"offered twice by {titles}: give one another name, @source(name=...)"
+    return f"offered by {titles}: name {' or '.join(repr(plugin.key) for plugin in rivals)} under plugins.disabled"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from . import sse
 from .errors import SourceError
 from .operators import piped
-from .source import Context
+from .signature import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -54,7 +54,7 @@ def _section(name: str, source: Source[...]) -> dict[str, Any]:
 
 
 def _parameters(name: str, source: Source[...]) -> dict[str, Any]:
-    """The definitions of one source: its parameters under its name, and the types that they need under names behind it."""
+    """The definitions of one source: its parameters under its name, the types that they need under names behind it."""
     schema = source.parameters.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
     _allow_variables(schema, prefix=f"{name}.")
     params = schema.get("properties", {})

@@ -7,9 +7,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from eventmux import SourceError
 from eventmux_disk import DiskUsage, disk
-from pydantic import ValidationError
 
 
 async def first(path: Path) -> DiskUsage:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.stream")
 
+ABORT = "eventmux.abort"  # an extension of the ASGI scope: {"abort": a function that ends the connection now}
+
 HEADERS = {
     # no-transform: a proxy that compresses would hold events back (FIELD.md 6, intermediaries).
     "Cache-Control": "no-store, no-transform",
@@ -67,6 +69,11 @@ class EventStream(EventSourceResponse):
             await self._stream(send, subscription)
         except TimeoutError:
             log.warning("a client took nothing for %g seconds: cut off", self._server.send_timeout)
+            extensions = scope.get("extensions") or {}
+            if ABORT not in extensions:
+                raise  # the server closes the connection
+            extensions[ABORT]["abort"]()
+            await watch
         finally:
             self._unsubscribe(subscription)
             watch.cancel()

@@ -1,0 +1,1 @@
+"""Measurements that are too long for the tests: `python -m bench.soak`, `python -m bench.stalled`. Loopback only."""
