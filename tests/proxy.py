@@ -31,7 +31,7 @@ class Proxy:
         self.requests: list[str] = []
         self.accepted = 0
         self._upstream = (host, port)
-        self._plan: deque[int] = deque()
+        self._plan: deque[int | bytes] = deque()
         self._connections: set[_Connection] = set()
         self._admitted: int | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -57,11 +57,11 @@ class Proxy:
         """Close all connections at once: by RST, or in order, as if the bytes so far had been all."""
         self._call(lambda: [connection.cut(reset=reset) for connection in list(self._connections)])
 
-    def cut_after(self, *sizes: int) -> None:
-        """Cut the next event stream when so many bytes of its body, chunk framing included, have passed; the one after
-        it after the next number of bytes, and so on.
+    def cut_after(self, *places: int | bytes) -> None:
+        """Cut the next event stream when so many bytes of its body, chunk framing included, have passed, or when this
+        text has, which must be in one write of the server; the one after it at the next place, and so on.
         """
-        self._call(lambda: self._plan.extend(sizes))
+        self._call(lambda: self._plan.extend(places))
 
     def stall(self) -> None:
         """Pass nothing on, in no direction and on no connection, until `resume`. What hangs up is not noticed either."""
@@ -154,21 +154,31 @@ class Proxy:
     async def _answer(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: _Connection
     ) -> None:
-        left: int | None = None  # bytes until the cut
+        cut: int | bytes | None = None  # where to, counted from what is read next
         while data := await _read(reader):
             await self._flows.wait()
+            begin = 0
             if data.startswith(b"HTTP/1."):
                 head = data.partition(b"\r\n\r\n")[0]
-                is_planned = EVENT_STREAM in head.lower() and self._plan
-                left = self._plan.popleft() + len(head) + 4 if is_planned else None
-            writer.write(data[:left])
+                begin = len(head) + 4
+                cut = self._plan.popleft() if EVENT_STREAM in head.lower() and self._plan else None
+            end = _place(cut, data, begin)
+            writer.write(data[:end])
             await writer.drain()
-            if left is not None:
-                left -= len(data)
-                if left <= 0:
-                    connection.cut(reset=True)
-                    return
+            if end is not None:
+                connection.cut(reset=True)
+                return
+            if isinstance(cut, int):
+                cut -= len(data) - begin
         await self._flows.wait()
+
+
+def _place(cut: int | bytes | None, data: bytes, begin: int) -> int | None:
+    """Where in `data`, whose body begins at `begin`, the connection is to be cut."""
+    if isinstance(cut, bytes):
+        found = data.find(cut, begin)
+        return None if found < 0 else found + len(cut)
+    return None if cut is None or begin + cut > len(data) else begin + cut
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

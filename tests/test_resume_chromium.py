@@ -175,6 +175,19 @@ def test_a_connection_cut_in_mid_answer_costs_no_token_and_no_second_question(
     assert tab.states[-1] == "closed"
 
 
+def test_a_connection_cut_before_the_first_event_asks_no_second_question(
+    page: Page, service: Service, upstream: Upstream
+) -> None:
+    with proxying(service.url) as proxy:
+        proxy.cut_after(b"\n\n")  # what was sent is the cursor, and nothing else
+        tab = Tab(page, proxy.url, "/sse/openai?prompt=early")
+        tab.wait_for_close()
+        assert proxy.cuts_left == 0
+    assert "".join(data_of(tab.events, "delta", "text")) == "Hello, world!"
+    assert data_of(tab.events, "stream.end", "reason") == ["completed"]
+    assert times_asked(upstream, "early") == 1
+
+
 def test_a_merged_stream_cut_again_and_again_at_any_byte_brings_every_value_once_and_in_order(
     page: Page, service: Service
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import threading
@@ -247,9 +248,9 @@ def test_a_killed_and_restarted_service_is_a_gap_and_the_stream_goes_on(
 
 @pytest.mark.parametrize("reset", [True, False], ids=["reset", "closed"])
 def test_a_connection_cut_in_mid_answer_costs_no_token_and_no_second_question(
-    client: Callable[[str], Client], service: Service, upstream: Upstream, reset: bool, request: pytest.FixtureRequest
+    client: Callable[[str], Client], service: Service, upstream: Upstream, reset: bool
 ) -> None:
-    prompt = request.node.name
+    prompt = secrets.token_hex(8)
     with (
         proxying(service.url) as proxy,
         client(f"{proxy.url}/sse/openai?model=slow&prompt={prompt}") as stream,
@@ -267,6 +268,19 @@ def test_a_connection_cut_in_mid_answer_costs_no_token_and_no_second_question(
     assert times_asked(upstream, prompt) == 1
     assert len(asked) >= 5  # the first, one after each cut, and the one that is answered by 204
     assert (asked[0], asked[-1]) == (None, "openai!")
+
+
+def test_a_connection_cut_before_the_first_event_asks_no_second_question(
+    client: Callable[[str], Client], service: Service, upstream: Upstream
+) -> None:
+    prompt = secrets.token_hex(8)
+    with proxying(service.url) as proxy:
+        proxy.cut_after(b"\n\n")  # what was sent is the cursor, and nothing else
+        with client(f"{proxy.url}/sse/openai?prompt={prompt}") as stream:
+            stream.wait_for_stop()
+    assert "".join(delta["text"] for delta in stream.all("delta")) == "Hello, world!"
+    assert stream.all("stream.end") == [{"source": "openai", "reason": "completed"}]
+    assert times_asked(upstream, prompt) == 1
 
 
 def test_a_finished_stream_is_answered_by_204_and_the_client_stops(
@@ -319,10 +333,17 @@ def test_a_client_behind_a_connection_that_is_silent_but_open_comes_back_and_mis
 
 
 @pytest.mark.needs("curl")
-def test_http_1_0_gets_the_events_themselves_without_chunks(service: Service) -> None:
-    command = curl("--http1.0", "-N", "--raw", "--include", "--max-time", "30", f"{service.url}/sse/counter?stop=3&interval=0.01")
+def test_an_http_1_0_client_gets_a_whole_stream(service: Service) -> None:
+    command = curl("--http1.0", "-N", "--max-time", "30", f"{service.url}/sse/counter?stop=3&interval=0.01")
+    events = parse(subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout)
+    assert [event.event for event in events] == ["count"] * 4 + ["stream.end"]
+    assert events[-1].id == "counter!"
+
+
+@pytest.mark.needs("curl")
+def test_an_http_1_0_client_is_sent_no_chunks_which_it_could_not_read(service: Service) -> None:
+    """RFC 9112, 6.1: no Transfer-Encoding unless the request says HTTP/1.1."""
+    command = curl("--http1.0", "-N", "--raw", "--include", "--max-time", "30", f"{service.url}/sse/counter?stop=0")
     head, _, body = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout.partition(b"\r\n\r\n")
-    assert b"\r\ncontent-type: text/event-stream" in head.lower()
     assert b"transfer-encoding" not in head.lower()
     assert body.startswith(b"retry: 50\nid: ")
-    assert [message.event for message in parse(body)] == ["count"] * 4 + ["stream.end"]
