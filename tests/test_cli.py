@@ -28,8 +28,8 @@ CONFIG = """\
 plugins: {dir: local, disabled: [echo]}
 sources:
   beep: {}
-  counter: {params: {interval: 0}}
   reverse-echo: {}
+  counter: {params: {interval: 0}}
   clock: {}
   fast-clock: {use: clock, params: {interval: 0.05}}
   openai: {params: {api_key: "${KEY_THAT_IS_NOT_SET}"}}
@@ -130,8 +130,8 @@ def test_serve_prints_what_it_serves_with_urls_that_work_as_they_stand(served: t
         "",
         "source        run      url",
         f"beep          private  {url}/sse/beep",
-        f"counter       private  {url}/sse/counter",
         f"reverse-echo  private  {url}/sse/reverse-echo?message=",
+        f"counter       private  {url}/sse/counter",
         f"clock         shared   {url}/sse/clock",
         f"fast-clock    shared   {url}/sse/fast-clock",
         "",
@@ -190,7 +190,12 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "reason"), [("203.0.113.1", "Cannot assign requested address"), ("a..b", "not the name of a host")]
+    ("host", "reason"),
+    [
+        ("203.0.113.1", "Cannot assign requested address"),
+        ("a..b", "not the name of a host"),
+        ("é" * 70, "not the name of a host"),
+    ],
 )
 def test_a_host_that_is_not_this_machine_is_one_clear_line(tmp_path: Path, host: str, reason: str) -> None:
     assert refused("serve", "--insecure", "--host", host, "--port", "8000", cwd=tmp_path) == [
@@ -212,6 +217,11 @@ def test_nobody_else_can_reach_a_service_that_asks_for_no_token(
 ) -> None:
     (line,) = refused("serve", *options, cwd=config(text))
     assert "nobody is asked for a token: add --insecure if that is meant" in line
+
+
+def test_a_host_with_a_nul_is_one_clear_line(config: Any) -> None:
+    (line,) = refused("serve", "--insecure", cwd=config('server: {host: "a\\0b"}'))
+    assert line.endswith("not the name of a host: choose another --host")
 
 
 def test_insecure_serves_everyone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from distributions import HEAD, on_path, source_text
+from distributions import HEAD, on_path, source_text, write_distribution
 from eventmux.app import create_app
 from eventmux.config import Settings, load_installed, load_settings
 from eventmux.errors import ConfigError, UnavailableError
@@ -174,6 +174,18 @@ def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
     }
 
 
+def test_an_application_that_nobody_prints_for_logs_what_is_broken(
+    file: Path, local: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (local / "bad.py").write_text("1 / 0", "utf-8")
+    file.write_text("plugins: {dir: local}\nsources: {clock: {}}", "utf-8")
+    monkeypatch.chdir(file.parent)
+    create_app()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("eventmux", "ERROR")
+    assert record.getMessage().startswith("plugin bad (local/bad.py): ZeroDivisionError: division by zero")
+
+
 def test_two_services_in_one_process_have_their_own_configuration(load: Load) -> None:
     with serving(load("sources: {clock: {}}")) as one, serving(load("sources: {echo: {}}")) as two:
         names = [[source["name"] for source in service.get("/sources").json()["sources"]] for service in (one, two)]
@@ -302,6 +314,7 @@ CLOCK = "sources: {clock: {}}\n"
         ("server: {port: }", "1:16: server.port: is empty: give it a value, or leave the key out"),
         ("store: disk", "1:8: store: Input should be 'memory'"),
         ("plugins: {dir: gone}", "1:16: plugins.dir: there is no directory gone"),
+        (f"plugins: {{dir: {'x' * 300}}}", "1:16: plugins.dir: there is no directory xxx"),
         ("plugins: {dir: 5}", "1:16: plugins.dir: "),
         ("plugins: {disabled: clock}", "1:21: plugins.disabled: a list is expected: [a, b]"),
         ("plugins: {disabled: [cluck]}", "1:22: plugins.disabled[0]: no plugin 'cluck': did you mean 'clock'?"),
@@ -368,6 +381,12 @@ def test_a_faulty_step_of_a_pipe_is_told_with_its_place(problems: Any, step: str
 def test_each_operator_is_a_step(load: Load, step: str) -> None:
     pipe = load(f"sources: {{clock: {{pipe: [{step}, {step}]}}}}", N="3").catalog.sources["clock"].pipe
     assert len(pipe) == 2
+
+
+def test_what_a_relay_will_name_is_not_known_before(load: Load, local: Path) -> None:
+    text = source_text("beep").replace("Beep]", "ServerSentEvent]")
+    (local / "beep.py").write_text("from sse_starlette import ServerSentEvent\n" + HEAD + text, "utf-8")
+    load("plugins: {dir: local}\nsources: {beep: {pipe: [{only: [anything]}]}}")
 
 
 def test_a_pipe_has_a_bounded_number_of_steps(problems: Any) -> None:
@@ -483,13 +502,18 @@ def test_a_loop_of_links_is_no_file(file: Path) -> None:
         load_settings(file, {})
 
 
-def test_of_a_file_that_cannot_be_read_to_its_end_no_plugin_is_imported(file: Path, local: Path) -> None:
+def test_of_a_file_that_cannot_be_read_to_its_end_no_plugin_is_imported(file: Path) -> None:
     trace = file.parent / "imported"
-    (local / "beep.py").write_text(f"open({str(trace)!r}, 'w').close()\n", "utf-8")
-    file.write_text("plugins: {dir: local, disabled: [beep]}\nsources: {", "utf-8")
-    with pytest.raises(ConfigError):
+    text = f"open({str(trace)!r}, 'w').close()\n"
+    write_distribution(file.parent / "site", "acme", {"beep": "acme_beep"}, {"acme_beep": text})
+    with on_path(file.parent / "site"):
+        file.write_text("plugins: {disabled: [beep]}\nsources: {", "utf-8")
+        with pytest.raises(ConfigError):
+            load_settings(file, {})
+        assert not trace.exists()
+        file.write_text("{}", "utf-8")
         load_settings(file, {})
-    assert not trace.exists()
+        assert trace.exists()
 
 
 def test_what_is_disabled_is_not_imported_whatever_else_is_wrong(file: Path, local: Path) -> None:

@@ -254,6 +254,12 @@ def test_the_place_named_is_the_plugins_own_and_not_that_of_the_library_it_calls
     assert "(acme_pkg.entry, line 3): mend it" in error_of(load_plugins(), "bad")
 
 
+def test_the_place_named_may_be_another_module_of_the_plugin(install: Install) -> None:
+    modules = {"acme_pkg/__init__.py": "", "acme_pkg/entry.py": "import acme_pkg.deep", "acme_pkg/deep.py": "\n\n1 / 0"}
+    install({"bad": "acme_pkg.entry"}, modules)
+    assert "(acme_pkg.deep, line 3): mend it" in error_of(load_plugins(), "bad")
+
+
 def test_ctrl_c_while_a_plugin_is_imported_is_not_the_plugins_failure(install: Install) -> None:
     install({"slow": "acme_slow"}, {"acme_slow": "raise KeyboardInterrupt"})
     with pytest.raises(KeyboardInterrupt):

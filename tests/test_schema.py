@@ -128,9 +128,22 @@ def test_an_editor_is_told_what_each_key_and_parameter_is_for(validator: Draft20
     assert schema["$defs"]["SourceConfig"]["properties"]["use"]["description"]
 
 
+PARAMETERS = """
+import enum
+from pydantic import BaseModel
+
+class Tone(enum.Enum):
+    low = 'low'
+    high = 'high'
+
+class Note(BaseModel):
+    length: int
+"""
+
+
 def test_the_sources_of_every_plugin_that_can_be_loaded_are_in_it(tmp_path: Path) -> None:
-    parameters = "import enum\nclass Tone(enum.Enum):\n    low = 'low'\n    high = 'high'\n"
-    text = HEAD + parameters + source_text("beep").replace("beep()", "beep(tone: Tone = Tone.low)")
+    signature = "beep(*, tone: Tone = Tone.low, notes: list[Note] = [], times: list[int] | None = None)"
+    text = HEAD + PARAMETERS + source_text("beep").replace("beep()", signature)
     (tmp_path / "beep.py").write_text(text, "utf-8")
     (tmp_path / "clock.py").write_text(HEAD + source_text("clock") + source_text("another"), "utf-8")
     (tmp_path / "bad.py").write_text("1 / 0", "utf-8")
@@ -139,9 +152,14 @@ def test_the_sources_of_every_plugin_that_can_be_loaded_are_in_it(tmp_path: Path
     with on_path(tmp_path):
         schema = config_schema(load_installed(file, {}))
     Draft202012Validator.check_schema(schema)
-    faults = Draft202012Validator(schema).iter_errors
-    assert list(faults({"sources": {"beep": {"params": {"tone": "high"}}, "another": {}}})) == []
-    assert [error.json_path for error in faults({"sources": {"beep": {"params": {"tone": "flat"}}}})] == [
-        "$.sources.beep.params.tone"
-    ]
+    checking = Draft202012Validator(schema)
+
+    def faults(params: Any) -> list[str]:
+        given = {"sources": {"beep": {"params": params}, "another": {}}}
+        return [error.json_path.removeprefix("$.sources.beep.params.") for error in checking.iter_errors(given)]
+
+    assert faults({"tone": "high", "notes": [{"length": 1}, {"length": "${N}"}], "times": [1, "${N}"]}) == []
+    assert faults({"tone": "flat"}) == ["tone"]
+    assert faults({"notes": [{"length": "long"}, {"lenght": 1}]}) == ["notes[0].length", "notes[1]"]
+    assert faults({"notes": ["${NOTE}"]}) == ["notes[0]"]
     assert "clock" not in schema["properties"]["sources"]["properties"]  # two offer it, so it is nobody's

@@ -79,7 +79,7 @@ def serve(
     app = create_app(settings)
     try:
         socket = bind(server.host, server.port)
-    except (OSError, ValueError) as error:  # ValueError: a host that IDNA cannot encode
+    except (OSError, TypeError) as error:  # TypeError: a host that is no name, for IDNA or for its NUL
         _fail(f"cannot listen on {_authority(server.host, server.port)}: {_why_not_bound(error)}")
     click.echo(_overview(settings, f"http://{_authority(*socket.getsockname()[:2])}"))
     make_server(app, server).run(sockets=[socket])
@@ -168,7 +168,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _why_not_bound(error: OSError | ValueError) -> str:
+def _why_not_bound(error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     if number == errno.EADDRINUSE:
         return "another program listens there: stop it, or choose another --port"

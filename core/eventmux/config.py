@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,22 +161,16 @@ def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.env
     return _plugins(document)
 
 
-class _Environment(Mapping[str, str]):
+class _Environment(UserDict[str, str]):
     """The environment, and which of its values the file has asked for: an error text must not show them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
+        super().__init__(environ)
         self.used: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
-        self.used[name] = self._environ[name]
+        self.used[name] = super().__getitem__(name)
         return self.used[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._environ)
-
-    def __len__(self) -> int:
-        return len(self._environ)
 
     def hide(self, text: str) -> str:
         """`text` with `${NAME}` for the variable's value, and for the beginning of it that a validator has shown."""
@@ -217,7 +212,7 @@ def _problems(document: Document) -> Iterator[Problem]:
     """What is wrong with the file by itself, whatever the plugins are."""
     yield from document.problems
     directory = _directory(document)
-    if directory and not directory.is_dir():
+    if directory and not _is_directory(directory):
         yield document.problem(("plugins", "dir"), f"there is no directory {directory}")
     for loc, names in document.unset.items():
         if loc[:1] != ("sources",) or len(loc) == 1:  # in a source it makes that source unavailable, and no more
@@ -284,7 +279,7 @@ def _plugins(document: Document) -> Plugins:
     directory = _directory(document)
     return load_plugins(
         disabled=[name for name in names if isinstance(name, str)],
-        directory=directory if directory and directory.is_dir() else None,
+        directory=directory if directory and _is_directory(directory) else None,
     )
 
 
@@ -296,6 +291,10 @@ def _section(document: Document) -> Mapping[str, Any]:
 def _directory(document: Document) -> Path | None:
     directory = _section(document).get("dir")
     return Path(document.file).parent / directory if isinstance(directory, str) else None
+
+
+def _is_directory(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
 
 
 def _disabled_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:

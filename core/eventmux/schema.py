@@ -70,16 +70,15 @@ def _allow_variables(schema: dict[str, Any], prefix: str = "") -> None:
     """Let a variable stand wherever a text could: for everything but the mappings and lists of the file itself."""
     definitions = schema.get("$defs", {})
 
-    def is_collection(details: dict[str, Any]) -> bool:
-        target = definitions.get(details.get("$ref", "").removeprefix(f"#/$defs/{prefix}"), {})
-        return details.get("type", target.get("type")) in ("object", "array") or "properties" in target
-
     def allowing(details: dict[str, Any]) -> dict[str, Any]:
-        if is_collection(details):
+        target = definitions.get(details.get("$ref", "").removeprefix(f"#/$defs/{prefix}"), details)
+        if target.get("type") in ("object", "array"):
             walk(details)
             return details
         notes = {key: details.pop(key) for key in _NOTES if key in details}
         options = details["anyOf"] if details.keys() == {"anyOf"} else [details]
+        for option in options:
+            walk(option)
         return {**notes, "anyOf": [*options, _VARIABLE]}
 
     def walk(details: dict[str, Any]) -> None:
