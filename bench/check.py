@@ -134,7 +134,7 @@ class Promise:
 
     def _gap(self, source: str, reason: str, missed: int | None) -> None:
         known = self._of(source)
-        self.counts[f"gap {reason}"] += 1
+        self.counts[f"gap {reason}" + " (cursor of another source)" * known.is_doubtful] += 1
         if reason in RERUN:
             if source not in self.shared and not (self.can_lose or known.is_doubtful):
                 raise Violation(f"the run of {source} is gone before its linger is over")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlencode
 
 from .check import Promise, Violation
-from .wire import NDJSON, Reader, connect, request, reset
+from .wire import NDJSON, Reader, connect, receive, request, reset
 
 SHARED = ("steady", "bursty", "wide", "strict", "failing")
 FINITE = ("answer", "paid", "flood")
@@ -59,7 +57,7 @@ class Client:
         self._totals = totals
         self._deadline = deadline
         self._chance = random.Random(name)
-        self._last_byte = 0.0
+        self._left = 0.0  # when the service may have seen this client go: its private runs expire `linger` later
 
     async def live(self) -> None:
         await asyncio.sleep(self._chance.uniform(0, 2))
@@ -77,7 +75,7 @@ class Client:
                 if time.monotonic() >= self._deadline:
                     break
                 visit = self._visit(selection, promise)
-                can_lose = time.monotonic() - self._last_byte > LINGER - 1
+                can_lose = time.monotonic() - self._left > LINGER - 1
                 promise.opened(visit.selection, can_lose=can_lose, limit=visit.limit)
                 await self._connection(visit, promise)
                 self._totals.events += promise.delivered
@@ -140,6 +138,7 @@ class Client:
 
     async def _connection(self, visit: Visit, promise: Promise) -> None:
         totals = self._totals
+        expected = 204 if promise.has_all_ended else 200
         text = request(visit.path, **visit.headers)
         async with asyncio.timeout(ANSWER_TIME):
             connection = await connect(self._port, text, receive_buffer=SMALL_BUFFER * visit.small)
@@ -157,17 +156,19 @@ class Client:
                     await self._sleep(stalled)
                     leave_at = max(leave_at, min(time.monotonic() + 1, self._deadline))
                     continue
-                data = await self._received(connection, min(leave_at, stall_at or leave_at) - now)
+                data = await receive(connection, min(leave_at, stall_at or leave_at) - now)
                 if data is None:
                     continue
                 if not data:
                     self._closed(reader, promise, stalled)
                     return
-                self._last_byte = time.monotonic()
+                # What comes after a long stall may have waited in the kernel, and the service be gone long since.
+                self._left = time.monotonic() if stalled < SEND_TIMEOUT else self._left
                 totals.bytes += len(data)
                 for block in reader.feed(data):
                     promise.told(block)
-                self._answered(reader, promise)
+                if reader.status not in {0, expected}:
+                    raise Violation(f"status {reader.status}, expected {expected}")
                 if reader.is_complete:
                     self._ended(reader, promise)
                     return
@@ -180,28 +181,11 @@ class Client:
             else:
                 connection.close()
 
-    async def _received(self, connection: object, seconds: float) -> bytes | None:
-        """What has come; b"" at the end; None if nothing comes in time."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                return await asyncio.get_running_loop().sock_recv(connection, 65_536)  # type: ignore[arg-type]
-        except TimeoutError:
-            return None
-        except ConnectionResetError:
-            return b""
-
-    def _answered(self, reader: Reader, promise: Promise) -> None:
-        if reader.status == 204:
-            self._totals.counts["204"] += 1
-        expected = 0
-        if reader.status:
-            expected = 204 if promise.has_all_ended and not promise.delivered and reader.is_complete else 200
-        if reader.status not in {expected, 0}:
-            raise Violation(f"status {reader.status}, expected {expected}")
-
     def _ended(self, reader: Reader, promise: Promise) -> None:
         """The response is complete: all has ended, or a client of `strict` has lagged and is to come back."""
-        if not promise.has_all_ended:
+        if reader.status == 204:
+            self._totals.counts["204"] += 1
+        elif not promise.has_all_ended:
             if "strict" not in promise.selection:
                 raise Violation("the stream has ended, and its sources have not")
             self._totals.counts["hung up"] += 1

@@ -31,8 +31,8 @@ class Served:
         self._log = log
 
     @property
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+    def exit_code(self) -> int | None:
+        return self._process.poll()
 
     def rss(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()

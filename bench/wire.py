@@ -124,6 +124,24 @@ async def connect(port: int, request: bytes, *, receive_buffer: int = 0) -> sock
     return connection
 
 
+async def receive(connection: socket.socket, seconds: float) -> bytes | None:
+    """What has come; b"" at the end, also at an RST; None if nothing comes in time.
+
+    Not `loop.sock_recv` under a timeout: what is received in the turn in which the time is over would be lost.
+    """
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+    loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+    try:
+        await asyncio.wait({readable}, timeout=max(0.0, seconds))
+    finally:
+        loop.remove_reader(connection)
+    try:
+        return connection.recv(65_536) if readable.done() else None
+    except ConnectionResetError:
+        return b""
+
+
 def reset(connection: socket.socket) -> None:
     """Close it with an RST, as a client that has crashed or a middlebox does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -143,7 +161,7 @@ async def held(port: int, *, trim: bool = False) -> dict[str, Any]:
     reader = Reader()
     with connection:
         async with asyncio.timeout(30):
-            while not reader.is_complete and (data := await asyncio.get_running_loop().sock_recv(connection, 65_536)):
+            while not reader.is_complete and (data := await receive(connection, 30)):
                 reader.take(data)
     found: dict[str, Any] = json.loads(reader.body)[0]["data"]
     return found

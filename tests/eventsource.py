@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+
 from whatwg import Message, Parser
 
 PATIENCE = 10.0  # seconds that a test waits for what must come

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import httpx2
+
 from eventsource import PATIENCE
 
 CHUNK = 16 * 1024

@@ -11,12 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
+
 from eventmux.app import create_app
 from eventmux.catalog import Catalog, EnabledSource
 from eventmux.config import Config, LimitsConfig, ServerConfig, Settings, load_settings
@@ -53,7 +53,7 @@ def settings_of(
     server: ServerConfig | None = None,
     limits: LimitsConfig | None = None,
 ) -> Settings:
-    """Settings of sources that a test has made, without a file. Unless they say otherwise, no run outlives its clients."""
+    """Settings of sources that a test has made, without a file. No run outlives its clients, unless they say so."""
     enabled = [s if isinstance(s, EnabledSource) else enable(s) for s in sources]
     catalog = Catalog({e.name: e for e in enabled}, streams or {})
     config = Config(server=server or ServerConfig(), limits=limits or LimitsConfig())

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import httpx2
 import pytest
+from pydantic import BaseModel, Field
+
 from eventmux import ConfigOnly, Event, source
 from eventmux.catalog import EnabledSource
-from pydantic import BaseModel, Field
 from service import Service, serving, settings_of
 
 
@@ -224,10 +225,14 @@ def test_what_was_wrong_is_repeated_only_if_it_is_short_and_plain(service: Servi
     assert service.get("/sse/speak?text=%FF%FE" + "x" * 20).status_code == 422
 
 
-@pytest.mark.parametrize("cursor", [b"\xff\xfe", b"clock", b"a.b.c", b"x" * 8000, b"=.1", b",,,", b"\xf0\x9f\x92\xa5.1"])
+@pytest.mark.parametrize(
+    "cursor", [b"\xff\xfe", b"clock", b"a.b.c", b"x" * 8000, b"=.1", b",,,", b"\xf0\x9f\x92\xa5.1"]
+)
 def test_a_cursor_that_cannot_be_read_is_a_gap_and_no_error(service: Service, cursor: bytes) -> None:
     with httpx2.Client(trust_env=False) as client:
-        response = client.get(f"{service.url}/sse/plain", headers={b"last-event-id": cursor, b"accept": b"application/json"})
+        response = client.get(
+            f"{service.url}/sse/plain", headers={b"last-event-id": cursor, b"accept": b"application/json"}
+        )
     assert response.status_code == 200
     assert [line["event"] for line in response.json()] == ["stream.gap", "said", "stream.end"]
     assert response.json()[0]["data"] == {"source": "plain", "reason": "unknown", "missed": None}
@@ -235,7 +240,9 @@ def test_a_cursor_that_cannot_be_read_is_a_gap_and_no_error(service: Service, cu
 
 def test_parameters_reach_their_sources(service: Service) -> None:
     assert said(service.get("/sse/speak?text=a&times=2&tags=x&tags=y", headers=JSON)) == ["a['x', 'y']configured"] * 2
-    assert said(service.get('/sse/speak?text=a&turns=[{"role":"user","text":"b"}]', headers=JSON)) == ["a['b']configured"]
+    assert said(service.get('/sse/speak?text=a&turns=[{"role":"user","text":"b"}]', headers=JSON)) == [
+        "a['b']configured"
+    ]
     assert said(service.get("/sse/loud", headers=JSON)) == ["LOUDconfigured"] * 2
     assert said(service.get("/sse/loud?times=1", headers=JSON)) == ["LOUDconfigured"]
     assert sorted(said(service.get("/sse?sources=speak,loud&text=a&times=1", headers=JSON))) == [

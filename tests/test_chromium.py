@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from service import Service, serving_file
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def test_a_merged_stream_arrives_with_typed_events(page: Page) -> None:
 def test_a_stream_that_has_ended_is_not_opened_again(page: Page) -> None:
     """It closes, EventSource comes back with the last cursor, gets 204 and stops: `onerror` with CLOSED."""
     asked: list[str | None] = []
-    page.on("request", lambda request: asked.append(request.header_value("last-event-id")) if "sse" in request.url else None)
+    page.on(
+        "request", lambda request: asked.append(request.header_value("last-event-id")) if "sse" in request.url else None
+    )
     found = collect(page, "/sse/counter?stop=3&interval=0.01", ["count", "stream.end"], 1000)
     assert [event["data"].get("value") for event in found] == [0, 1, 2, 3, None]
     assert found[-1]["id"] == "counter!"

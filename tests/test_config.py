@@ -469,8 +469,14 @@ async def beep(word: Annotated[str, AfterValidator(odd)]) -> AsyncIterator[Beep]
             b"- clock\n- echo\n",
             "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins",
         ),
-        (b"clock", "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store"),
-        (b"5", "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store"),
+        (
+            b"clock",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store",
+        ),
+        (
+            b"5",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store",
+        ),
     ],
 )
 def test_a_file_that_is_no_configuration_is_told_in_one_line(file: Path, content: bytes, expected: str) -> None:

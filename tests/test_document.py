@@ -151,7 +151,7 @@ def test_a_tab_between_words_is_welcome_to_the_parser_in_c_and_a_problem_to_the_
         ("${SET}", "value"),
         ("'${SET}'", "value"),
         ('"a ${SET} b ${SET}"', "a value b value"),
-        ("${EMPTY}", ""),
+        ("${EMPTY:-}", ""),
         ("${EMPTY:-x}", "x"),
         ("${UNSET:-x}", "x"),
         ("${SET:-x}", "value"),
@@ -183,8 +183,8 @@ def test_a_key_is_not_expanded() -> None:
 
 def test_an_unset_variable_is_noted_with_its_place_and_its_value_is_none() -> None:
     found = parse("a: ${B1} and ${A} and ${B1} ${SET}\nb: [x, '${_}', '${EMPTY}']\nc: '$${A}'")
-    assert found.value == {"a": None, "b": ["x", None, ""], "c": "${A}"}
-    assert found.unset == {("a",): ("B1", "A"), ("b", 1): ("_",)}
+    assert found.value == {"a": None, "b": ["x", None, None], "c": "${A}"}
+    assert found.unset == {("a",): ("B1", "A"), ("b", 1): ("_",), ("b", 2): ("EMPTY",)}
     assert found.problems == []
 
 
@@ -554,7 +554,7 @@ def test_what_is_written_with_tags_and_quotes_comes_back(value: Any) -> None:
 @calm
 @given(TEXT)
 def test_a_variable_s_value_comes_back_as_it_is(value: str) -> None:
-    assert parse_document("a:\n- x${V}\n- '${V:-}'", "f", {"V": value}).value == {"a": ["x" + value, value]}
+    assert parse_document("a:\n- x${V:-}\n- '${V:-}'", "f", {"V": value}).value == {"a": ["x" + value, value]}
 
 
 PIECES = st.sampled_from(

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 import pytest
+from sse_starlette import ServerSentEvent
+
 from eventmux import Event, source
 from eventmux.config import ServerConfig
 from eventmux.web.formats import media_type
 from eventsource import PATIENCE
 from service import Service, serving, settings_of
-from sse_starlette import ServerSentEvent
 
 
 class Even(Event):
@@ -126,7 +127,9 @@ def test_events_leaves_out_all_others_and_limit_counts_what_is_left(service: Ser
 
 
 def test_events_and_qualify_tell_two_sources_with_one_event_name_apart(service: Service) -> None:
-    with service.open("/sse?sources=numbers,more,relay&qualify=true&events=numbers/even,more/even,message,odd.name") as s:
+    with service.open(
+        "/sse?sources=numbers,more,relay&qualify=true&events=numbers/even,more/even,message,odd.name"
+    ) as s:
         names = {event.event for event in s.rest()}
     assert names == {"numbers/even", "more/even", "relay/message", "relay/odd.name", "stream.end"}
 
@@ -163,7 +166,11 @@ def test_a_cursor_that_filtered_events_have_moved_goes_along_with_the_heartbeat(
 
 def test_heartbeats_keep_json_valid(service: Service) -> None:
     with httpx2.stream(
-        "GET", f"{service.url}/sse/silent", headers={"accept": "application/x-ndjson"}, trust_env=False, timeout=PATIENCE
+        "GET",
+        f"{service.url}/sse/silent",
+        headers={"accept": "application/x-ndjson"},
+        trust_env=False,
+        timeout=PATIENCE,
     ) as response:
         assert next(response.iter_text()) == "\n"
     with httpx2.stream(

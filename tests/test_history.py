@@ -8,6 +8,9 @@ import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.channel import Channel, Clock
@@ -17,8 +20,6 @@ from eventmux.hub import Hub, Limits, Start, Wanted
 from eventmux.policy import Bounds, Policy
 from eventmux.sse import Frame
 from eventmux.subscription import Selection, Subscription
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytestmark = pytest.mark.anyio
 

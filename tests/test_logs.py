@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+
 from eventmux import Context, Event, SourceError, source
 from eventmux.config import LimitsConfig, ServerConfig
 from eventmux.policy import Bounds, Restart
@@ -25,7 +26,7 @@ class Note(Event):
 
 
 class Script:
-    """A source that a test drives: `say` makes every run of it yield one event. Runs are counted, and so are their ends."""
+    """A source that a test drives: `say` makes every run of it yield an event. Starts and ends are counted."""
 
     def __init__(self, **options: Any) -> None:
         self.started: list[Context] = []
@@ -562,7 +563,9 @@ def test_a_private_run_that_fails_is_not_restarted() -> None:
     assert len(script.started) == 1
 
 
-@pytest.mark.parametrize("cursor", ["AAAA.5", "A" * 22 + ".5", "script=AAAA.1", "x" * 60_000, "script=" + "9" * 5000, "-.0"])
+@pytest.mark.parametrize(
+    "cursor", ["AAAA.5", "A" * 22 + ".5", "script=AAAA.1", "x" * 60_000, "script=" + "9" * 5000, "-.0"]
+)
 def test_a_cursor_of_another_process_or_of_nobody_is_a_gap_and_nobody_elses_events(cursor: str) -> None:
     script = Script()
     with serving(settings_of(enable(script.source, linger=60)), expect_quiet=False) as service:

@@ -1,4 +1,4 @@
-"""An LLM's answer with its reasoning, from a service that speaks OpenAI's protocol to an EventSource, in both styles."""
+"""An LLM's answer with its reasoning, from a service with OpenAI's protocol to an EventSource, in both styles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from openai_server import Upstream, openai_server
 from service import Service, serving_file
 
@@ -99,7 +100,12 @@ def test_without_a_key_the_source_is_unavailable_with_the_remedy_and_the_rest_ru
 
 @pytest.mark.parametrize(
     ("query", "told"),
-    [("", "prompt"), ("prompt=a&messages=[]", ""), ("prompt=a&api_key=b", "plugins.yaml"), ("prompt=a&base_url=b", "fixed")],
+    [
+        ("", "prompt"),
+        ("prompt=a&messages=[]", ""),
+        ("prompt=a&api_key=b", "plugins.yaml"),
+        ("prompt=a&base_url=b", "fixed"),
+    ],
 )
 def test_a_question_is_checked_before_the_first_byte(service: Service, query: str, told: str) -> None:
     response = service.get(f"/sse/openai?{query}")
@@ -115,5 +121,8 @@ def test_the_catalog_shows_no_secret(service: Service, upstream: Upstream) -> No
 
 def test_the_catalog_offers_a_client_only_what_it_may_set(service: Service, tmp_path: Path) -> None:
     (row,) = [row for row in service.get("/sources").json()["sources"] if row["name"] == "answers"]
-    assert not {"api_key", "base_url", "timeout", "idle_timeout", "extra_body", "api"} & row["parameters"]["properties"].keys()
+    assert (
+        not {"api_key", "base_url", "timeout", "idle_timeout", "extra_body", "api"}
+        & row["parameters"]["properties"].keys()
+    )
     assert {"prompt", "messages", "system", "model"} <= row["parameters"]["properties"].keys()

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import pytest
-from eventmux import ConfigOnly, Event, EventOf, source
-from eventmux.catalog import EnabledSource
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field, SecretStr
-from service import Service, serving, settings_of
 from sse_starlette import ServerSentEvent
+
+from eventmux import ConfigOnly, Event, EventOf, source
+from eventmux.catalog import EnabledSource
+from service import Service, serving, settings_of
 
 
 class Item(BaseModel):
@@ -46,7 +47,9 @@ async def relay(token: Annotated[SecretStr, ConfigOnly] = SecretStr("s3cret")) -
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    slow = EnabledSource("slow-moves", moves, "test", fixed={"names": ["fixed"]}, defaults={"speed": 0.5}, policy=moves.policy)
+    slow = EnabledSource(
+        "slow-moves", moves, "test", fixed={"names": ["fixed"]}, defaults={"speed": 0.5}, policy=moves.policy
+    )
     away = EnabledSource("away", relay, "test", unavailable="it is away")
     with serving(settings_of(moves, relay, slow, away, streams={"all": ["moves", "relay"]})) as service:
         yield service
@@ -110,9 +113,7 @@ def test_the_events_of_a_source_are_its_item_schema(service: Service, document: 
     events = {item["properties"]["event"]["const"] for item in response["text/event-stream"]["itemSchema"]["oneOf"]}
     assert events == {"moved.v2", "item", "stream.gap", "stream.error", "stream.end"}
     lines = {**response["application/json"]["schema"], "components": document["components"]}
-    found = service.get(
-        '/sse/moves?query={"text":"q"}&names=n', headers={"accept": "application/json"}
-    ).json()
+    found = service.get('/sse/moves?query={"text":"q"}&names=n', headers={"accept": "application/json"}).json()
     assert [line["event"] for line in found] == ["moved.v2", "item", "stream.end"]
     assert found[0]["data"] == {"items": [{"name": "n", "atTime": 1.0}]}
     Draft202012Validator(lines).validate(found)

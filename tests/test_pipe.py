@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.operators import Step
-from pydantic import ValidationError
 from service import Service, enable, serving, serving_file, settings_of
 
 JSON = {"accept": "application/json"}

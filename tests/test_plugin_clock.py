@@ -173,5 +173,5 @@ def test_an_interval_that_is_no_beat_is_refused(interval):
 
 
 def test_it_is_shared_and_its_event_is_named_tick():
-    assert clock.shared
+    assert clock.policy.shared
     assert ["tick"] == list(clock.events.values())

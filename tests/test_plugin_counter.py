@@ -95,7 +95,7 @@ def test_a_number_that_a_browser_would_round_is_refused(name, value):
 
 
 def test_it_is_private_and_its_event_is_named_count():
-    assert not counter.shared
+    assert not counter.policy.shared
     assert ["count"] == list(counter.events.values())
 
 

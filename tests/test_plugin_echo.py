@@ -74,5 +74,5 @@ def test_the_longest_message_is_accepted():
 
 
 def test_it_is_private_and_its_event_is_named_echo():
-    assert not echo.shared
+    assert not echo.policy.shared
     assert ["echo"] == list(echo.events.values())

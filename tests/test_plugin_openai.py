@@ -477,7 +477,7 @@ def test_keys_and_addresses_are_for_the_operator_only():
 
 
 def test_it_is_private_and_its_events_have_their_names():
-    assert not openai.shared
+    assert not openai.policy.shared
     assert {"started", "delta", "reasoning", "tool_call", "refusal", "usage", "done"} == set(openai.events.values())
 
 

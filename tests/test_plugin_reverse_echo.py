@@ -65,7 +65,7 @@ def test_it_takes_the_parameters_of_echo():
 
 
 def test_it_is_private_and_its_event_is_named_reverse_echo():
-    assert ("reverse-echo", False) == (reverse_echo.name, reverse_echo.shared)
+    assert ("reverse-echo", False) == (reverse_echo.name, reverse_echo.policy.shared)
     assert ["reverse_echo"] == list(reverse_echo.events.values())
 
 

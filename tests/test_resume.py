@@ -13,6 +13,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.cursor import Cursor, parse_cursor
@@ -20,9 +24,6 @@ from eventmux.hub import Hub, Limits, Start, Wanted
 from eventmux.policy import Bounds, Policy
 from eventmux.subscription import Selection, Subscription
 from eventmux.web.formats import EventStreamFormat
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from whatwg import Message, Parser
 
 EXAMPLES = 2_000 if os.environ.get("CI") else 300
@@ -131,7 +132,9 @@ class Streams(RuleBasedStateMachine):
         small = Bounds(events=6, bytes=100_000)
         self.enabled = {
             "news": self.world.enabled("news", Policy(shared=True, linger=3600)),
-            "ticks": self.world.enabled("ticks", Policy(shared=True, linger=3600, history=small, overflow="disconnect")),
+            "ticks": self.world.enabled(
+                "ticks", Policy(shared=True, linger=3600, history=small, overflow="disconnect")
+            ),
             "brief": self.world.enabled("brief", Policy(shared=True, linger=0, history=small)),
             "mine": self.world.enabled("mine", Policy(linger=3600)),
             "yours": self.world.enabled("yours", Policy(linger=3600, history=small)),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from eventsource import PATIENCE, Received
 from openai_server import SLOW_TOKENS, Upstream, openai_server
 from proxy import proxying
@@ -30,7 +31,19 @@ sources:
   openai: {params: {api_key: "${KEY:-sk-test-0123456789}", base_url: "${UPSTREAM}"}}
 """
 
-NAMES = ["tick", "count", "counter/count", "pulse/count", "started", "delta", "usage", "done", "stream.gap", "stream.error", "stream.end"]
+NAMES = [
+    "tick",
+    "count",
+    "counter/count",
+    "pulse/count",
+    "started",
+    "delta",
+    "usage",
+    "done",
+    "stream.gap",
+    "stream.error",
+    "stream.end",
+]
 ANSWER = "".join(f"{number} " for number in range(SLOW_TOKENS))
 
 RECORD = """
@@ -110,7 +123,9 @@ def data_of(events: list[Received], event: str, key: str) -> list[Any]:
     return [e.data[key] for e in events if e.event == event]
 
 
-def test_a_shared_stream_tells_that_the_service_was_killed_and_restarted_and_goes_on(page: Page, tmp_path: Path) -> None:
+def test_a_shared_stream_tells_that_the_service_was_killed_and_restarted_and_goes_on(
+    page: Page, tmp_path: Path
+) -> None:
     with restartable(CONFIG, tmp_path) as service:
         tab = Tab(page, service.url, "/sse/clock?interval=0.02")
         tab.wait_for_count("tick", 5)

@@ -9,11 +9,12 @@ import threading
 from collections.abc import AsyncIterator
 
 import pytest
+from pydantic import BaseModel
+from sse_starlette import ServerSentEvent
+
 from eventmux import Context, Event, EventOf, SourceError, source
 from eventmux import run as run_module
-from pydantic import BaseModel
 from service import serving, settings_of
-from sse_starlette import ServerSentEvent
 
 
 class Note(Event):
@@ -193,15 +194,15 @@ def test_a_shared_source_runs_once_for_equal_parameters_and_again_for_others() -
             yield Note(text=room)
             await asyncio.sleep(0.005)
 
-    with serving(settings_of(common)) as service:
-        with (
-            service.open("/sse/common") as one,
-            service.open("/sse/common?room=a") as two,
-            service.open("/sse/common?room=b") as three,
-        ):
-            assert [stream.take(1)[0].data["text"] for stream in (one, two, three)] == ["a", "a", "b"]
-            # Each is at its own place of one log.
-            assert one.cursor.partition(".")[0] == two.cursor.partition(".")[0] != three.cursor.partition(".")[0]
+    with (
+        serving(settings_of(common)) as service,
+        service.open("/sse/common") as one,
+        service.open("/sse/common?room=a") as two,
+        service.open("/sse/common?room=b") as three,
+    ):
+        assert [stream.take(1)[0].data["text"] for stream in (one, two, three)] == ["a", "a", "b"]
+        # Each is at its own place of one log.
+        assert one.cursor.partition(".")[0] == two.cursor.partition(".")[0] != three.cursor.partition(".")[0]
     assert sorted(starts) == ["a", "b"]
 
 

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from eventmux import Context, Event, SourceError, source
 from pydantic import Field
+
+from eventmux import Context, Event, SourceError, source
 
 Rate = Annotated[float, Field(gt=0, le=100_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

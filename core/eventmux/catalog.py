@@ -27,8 +27,8 @@ class EnabledSource:
     name: str
     source: Source[...]
     plugin: str
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict, repr=False)  # secrets among it
+    defaults: Mapping[str, Any] = field(default_factory=dict, repr=False)
     policy: Policy = field(default_factory=Policy)
     pipe: Sequence[Step] = ()
     unavailable: str | None = None

@@ -17,8 +17,8 @@ from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
 from .hub import Limits
 from .operators import Step
-from .policy import Bounds, Policy, Restart
 from .plugins import Plugins, load_plugins
+from .policy import Bounds, Policy, Restart
 from .source import MAX_NAME, NAME
 
 if TYPE_CHECKING:

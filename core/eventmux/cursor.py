@@ -1,10 +1,10 @@
-"""Positions and cursors, text to value and back. Which log a position is in, and what it holds, is not known here.
+r"""Positions and cursors, text to value and back. Which log a position is in, and what it holds, is not known here.
 
 One source:      9fQ2.41                      epoch, dot, the offset of the last event received
 Several:         clock=9fQ2.41,echo=Zk...w.7  each with its name; an epoch equal to the one before is left out: echo=.7
 A run is over:   counter!                     the name alone, so that a 204 needs no memory of the log
 
-All of it is within what CORS lets pass as `Last-Event-ID` without preflight: at most 128 bytes, none of "():<>?@[\\]{}
+All of it is within what CORS lets pass as `Last-Event-ID` without preflight: at most 128 bytes, none of "():<>?@[\]{}
 (WHATWG Fetch, CORS-unsafe request-header byte).
 """
 

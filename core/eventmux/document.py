@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .scalar import TAG, UNKNOWN_TAG, RefusalError, expand, resolve
+
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 Loc = tuple[str | int, ...]
 Place = tuple[int, int]  # line and column, from 1, as an editor shows them; 0, 0 is the file as a whole
@@ -22,34 +24,15 @@ Place = tuple[int, int]  # line and column, from 1, as an editor shows them; 0, 
 MAX_BYTES = 1 << 20
 MAX_NODES = 10_000
 MAX_DEPTH = 64
-MAX_DIGITS = 1000  # int() raises at 4300
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORD = re.compile(r"[-\w]+")
-_TAG = "tag:yaml.org,2002:"
+
 # YAML's printable characters, without those that YAML 1.1 takes for line breaks and an editor does not.
 _UNPRINTABLE = re.compile("[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-# A default ends before the next "${": else a file full of unclosed ones is scanned to its end for each of them.
-_VARIABLE = re.compile(r"\$\$|\$\{(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:[^$}]|\$(?!\{))*))?\})?")
 
-# The core schema (YAML 1.2.2, 10.3.2), in the order of resolution.
-_CORE: dict[str, tuple[re.Pattern[str], Callable[[str], Any]]] = {
-    "null": (re.compile("(null|Null|NULL|~)?"), lambda _: None),
-    "bool": (re.compile("true|True|TRUE|false|False|FALSE"), lambda text: text.lower() == "true"),
-    "int": (
-        re.compile("[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-        lambda text: int(text, 0 if text[1:2] in ("o", "x") else 10),
-    ),
-    "float": (
-        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
-        lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),
-    ),
-    "str": (re.compile(".*", re.DOTALL), str),
-}
 
 # No tag, alias or character of the file is ever shown, as a password may begin with "!" or "*": hence words of ours.
-_TAGS = "an unknown tag: allowed are !!str, !!int, !!float, !!bool, !!null; quote a text that begins with '!'"
-_VARIABLES = "a malformed ${: allowed are ${NAME} and ${NAME:-default}, without another ${ in it; a plain ${ is $${"
 _SYNTAX = {  # by a part of the parser's words
     "mapping values": "a ':' that cannot be here: quote a value that holds ': ', and check the indentation",
     "cannot start": "nothing begins with this character: quote the value, and indent with spaces, not tabs",
@@ -130,17 +113,9 @@ def parse_document(text: str, file: str, environ: Mapping[str, str]) -> Document
     try:
         root = _compose(text.removeprefix("\ufeff"))
         value = reading.value(root, (), root.place) if root else None
-    except _Refusal as refusal:
+    except RefusalError as refusal:
         return Document(file, {}, [*reading.problems, Problem(*refusal.place, (), str(refusal))])
     return Document(file, {} if value is None else value, reading.problems, reading.unset, reading.places)
-
-
-class _Refusal(Exception):
-    """What is wrong, in words that may be shown."""
-
-    def __init__(self, message: str, place: Place = (0, 0)) -> None:
-        self.place = place
-        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +136,7 @@ def _compose(text: str) -> _Node | None:
     for event in _events(text):
         place = _place(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent) and roots:
-            raise _Refusal("a second document begins here: keep one in a file", place)
+            raise RefusalError("a second document begins here: keep one in a file", place)
         if isinstance(event, yaml.CollectionEndEvent):
             opened.pop()
         if isinstance(event, yaml.AliasEvent):
@@ -181,23 +156,23 @@ def _compose(text: str) -> _Node | None:
 def _events(text: str) -> Iterator[yaml.Event]:
     if odd := _UNPRINTABLE.search(text):
         remedy = "remove it, or write it as an escape in double quotes"
-        raise _Refusal(f"the unprintable character U+{ord(odd[0]):04X}: {remedy}", _end(text[: odd.start()]))
+        raise RefusalError(f"the unprintable character U+{ord(odd[0]):04X}: {remedy}", _end(text[: odd.start()]))
     try:
         yield from yaml.parse(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         theirs = next(part for part in _SYNTAX if part in str(error.problem))
         opening = f"; the bracket opens at line {_place(error.context_mark)[0]}" if "',' or " in theirs else ""
         place = _place(error.context_mark if theirs == "end of stream" else error.problem_mark)
-        raise _Refusal(_SYNTAX[theirs] + opening, place) from None
+        raise RefusalError(_SYNTAX[theirs] + opening, place) from None
     except (yaml.YAMLError, ValueError):  # the parser in Python gives "\U00110000" to chr()
-        raise _Refusal("not YAML: check the escapes in double quotes") from None
+        raise RefusalError("not YAML: check the escapes in double quotes") from None
 
 
 def _aliased(target: _Node | None, opened: list[_Node], place: Place) -> _Node:
     if target is None:
-        raise _Refusal("an alias without an anchor before it: quote a text that begins with '*'", place)
+        raise RefusalError("an alias without an anchor before it: quote a text that begins with '*'", place)
     if target in opened:
-        raise _Refusal("an alias inside its own anchor: write the value out", place)
+        raise RefusalError("an alias inside its own anchor: write the value out", place)
     return _Node(target.event, place, target.children)
 
 
@@ -221,9 +196,9 @@ class _Reading:
             if isinstance(event, yaml.ScalarEvent):
                 return self._scalar(event, loc)
             kind = "seq" if isinstance(event, yaml.SequenceStartEvent) else "map"
-            if event.tag not in (None, "!", _TAG + kind):
-                raise _Refusal(_TAGS)
-        except _Refusal as refusal:
+            if event.tag not in (None, "!", TAG + kind):
+                raise RefusalError(UNKNOWN_TAG)
+        except RefusalError as refusal:
             self.problems.append(Problem(*node.place, loc, str(refusal)))
             return None
         if kind == "map":
@@ -231,10 +206,10 @@ class _Reading:
         return [self.value(child, (*loc, index), child.place) for index, child in enumerate(node.children)]
 
     def _scalar(self, event: yaml.ScalarEvent, loc: Loc) -> Any:
-        value = _resolve(event)
+        value = resolve(event)
         if not isinstance(value, str):
             return value
-        text, unset = _expand(value, self.environ)
+        text, unset = expand(value, self.environ)
         if unset:
             self.unset[loc] = unset
         return None if unset else text
@@ -246,8 +221,8 @@ class _Reading:
             try:
                 name = _key(key.event)
                 if name in found:
-                    raise _Refusal(f"the key is at line {self.places[at][0][0]} already: keep one of the two")
-            except _Refusal as refusal:
+                    raise RefusalError(f"the key is at line {self.places[at][0][0]} already: keep one of the two")
+            except RefusalError as refusal:
                 self.problems.append(Problem(*key.place, at, str(refusal)))
             else:
                 found[name] = self.value(value, at, key.place)
@@ -255,51 +230,18 @@ class _Reading:
 
 
 def _key(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> str:
-    if not isinstance(event, yaml.ScalarEvent) or not isinstance(_resolve(event), str):
-        raise _Refusal("a key must be a text: quote it")
+    if not isinstance(event, yaml.ScalarEvent) or not isinstance(resolve(event), str):
+        raise RefusalError("a key must be a text: quote it")
     if event.value == "<<" and event.implicit[0]:
-        raise _Refusal("YAML 1.2 has no merge key: write its keys out, or quote it")
+        raise RefusalError("YAML 1.2 has no merge key: write its keys out, or quote it")
     return event.value
-
-
-def _resolve(event: yaml.ScalarEvent) -> Any:
-    """The scalar as the core schema has it: the tag decides, else the quotes, else what it looks like."""
-    text, tag = event.value, event.tag
-    if tag is None:
-        kind = next(kind for kind in _CORE if _CORE[kind][0].fullmatch(text)) if event.implicit[0] else "str"
-    else:
-        kind = "str" if tag == "!" else tag.removeprefix(_TAG)
-        if kind not in _CORE:
-            raise _Refusal(_TAGS)
-        if not _CORE[kind][0].fullmatch(text):
-            raise _Refusal(f"this is not a !!{kind} of YAML 1.2: leave the tag out, or write one")
-    if kind in ("int", "float") and len(text) > MAX_DIGITS:
-        raise _Refusal(f"a number of more than {MAX_DIGITS} digits: quote it if it is a text")
-    return _CORE[kind][1](text)
-
-
-def _expand(text: str, environ: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
-    """The text with its variables' values, which are not expanded again, and the names that have no value."""
-    unset: dict[str, None] = {}
-
-    def replacement(match: re.Match[str]) -> str:
-        name, default = match["name"], match["default"]
-        if match[0] == "$$":
-            return "$"
-        if name is None:
-            raise _Refusal(_VARIABLES)
-        if name not in environ and default is None:
-            unset[name] = None
-        return environ.get(name) or (default or "").replace("$$", "$")
-
-    return _VARIABLE.sub(replacement, text), tuple(unset)
 
 
 def _check_bounds(nodes: int, depth: int, place: Place) -> None:
     if nodes > MAX_NODES:
-        raise _Refusal(f"more than {MAX_NODES} values, those of each alias included: make the file smaller", place)
+        raise RefusalError(f"more than {MAX_NODES} values, those of each alias included: make the file smaller", place)
     if depth > MAX_DEPTH:
-        raise _Refusal(f"values nested more than {MAX_DEPTH} deep: make the file flatter", place)
+        raise RefusalError(f"values nested more than {MAX_DEPTH} deep: make the file flatter", place)
 
 
 def _place(mark: Any) -> Place:

@@ -183,7 +183,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _policy(author: Policy, section: SourceConfig) -> Policy:
     """The author's proposal, and over it what the operator has said."""
-    said = section.model_dump(include={"shared", "linger", "overflow", "max_runs"}, exclude_unset=True, exclude_none=True)
+    said = section.model_dump(
+        include={"shared", "linger", "overflow", "max_runs"}, exclude_unset=True, exclude_none=True
+    )
     history = Bounds(**{**asdict(author.history), **section.history.model_dump(exclude_unset=True)})
     restart = Restart(**{**asdict(author.restart), **section.restart.model_dump(exclude_unset=True)})
     return replace(author, history=history, restart=restart, **said)

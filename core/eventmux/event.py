@@ -12,6 +12,8 @@ from .errors import DefinitionError
 T = TypeVar("T")
 
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+MAX_NAME = 128  # letters
+
 _BREAK = re.compile(r"[\r\n\0]")
 
 
@@ -26,8 +28,8 @@ def check_event_name(name: str) -> str:
     A line break ends the field (WHATWG HTML 9.2.6), `error` and `open` are EventSource's own events, and what
     begins with `stream.` is said by the service.
     """
-    if not name or len(name) > 128:
-        raise ValueError(f"an event name has 1 to 128 characters: got {len(name)}")
+    if not name or len(name) > MAX_NAME:
+        raise ValueError(f"an event name has 1 to {MAX_NAME} characters: got {len(name)}")
     if _BREAK.search(name):
         raise ValueError(f"an event name cannot hold a line break or NUL: got {name!r}")
     if name in {"error", "open"} or name.startswith("stream."):
@@ -40,7 +42,7 @@ def check_event_name(name: str) -> str:
 
 
 def _named_after(cls: type[Event]) -> type:
-    """The class that names an event: of `EventOf[Quote]` the payload's, of any other generic's instance the generic's."""
+    """The class that names an event: of `EventOf[Quote]` the payload's, of another generic's instance the generic's."""
     generic = cls.__pydantic_generic_metadata__
     if generic["origin"] is None:
         return cls
@@ -65,7 +67,9 @@ class Event(BaseModel):
         try:
             cls.event_name = check_event_name(name or snake_case(_named_after(cls).__name__))
         except ValueError as error:
-            raise DefinitionError(f'event {cls.__name__}: {error}; say class {cls.__name__}(Event, name="...")') from None
+            raise DefinitionError(
+                f'event {cls.__name__}: {error}; say class {cls.__name__}(Event, name="...")'
+            ) from None
 
 
 class EventOf(Event, RootModel[T], Generic[T]):

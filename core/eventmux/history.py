@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FRAME_OVERHEAD = 192  # bytes that a frame costs beside its body, measured by tracemalloc in tests/test_history.py
 SECOND = 1_000_000_000
+FEW = 64  # empty places that are not worth a move of the others
 
 
 @dataclass(slots=True)
@@ -109,7 +110,7 @@ class History:
         self._frames[self._head : end] = [_GONE] * len(gone)
         self._head = end
         # One deletion for many evictions keeps append at constant cost; the places left behind are 8 bytes each.
-        if self._head > 64 and self._head * 2 > len(self._frames):
+        if self._head > FEW and self._head * 2 > len(self._frames):
             del self._frames[: self._head]
             self._head = 0
 

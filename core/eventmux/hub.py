@@ -82,7 +82,7 @@ class Hub:
         views: list[View] = []
         try:
             for want in wanted:
-                views.append(self._view(want, start, epoch))
+                views.append(self._view(want, start, epoch))  # noqa: PERF401 - what there is must be known if one fails
         except FullError:
             for view in views:
                 if view.channel and not view.channel.subscriptions:
@@ -153,10 +153,9 @@ class Hub:
     def _find(self, want: Wanted, position: Position, principal: str | None) -> Run | None:
         """The run whose log `position` is in, if it is what is wanted and the client's own."""
         run = self._runs[want.enabled.name].get(position.epoch)
-        if run and run.principal == (None if want.enabled.shared else principal):
-            if run.parameters == want.parameters and position.offset <= run.channel.history.last:
-                return run
-        return None
+        if run is None or run.principal != (None if want.enabled.shared else principal):
+            return None
+        return run if run.parameters == want.parameters and position.offset <= run.channel.history.last else None
 
     def _current(self, want: Wanted, *, is_replay: bool) -> Run | None:
         """The shared run with these parameters. One that is over is good only for who wants to see what it was."""

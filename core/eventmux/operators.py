@@ -39,7 +39,9 @@ class Step(BaseModel):
 
 
 @contextlib.asynccontextmanager
-async def piped(source: Source[...], events: AsyncIterator[Any], steps: Sequence[Step]) -> AsyncIterator[AsyncIterator[Any]]:
+async def piped(
+    source: Source[...], events: AsyncIterator[Any], steps: Sequence[Step]
+) -> AsyncIterator[AsyncIterator[Any]]:
     """`events` through `steps`; on leaving, all of it is closed, from the outside in."""
     if any(step.timeout for step in steps):
         events = _in_one_task(events)

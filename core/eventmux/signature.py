@@ -159,29 +159,37 @@ def _parameters(
                 hints[parameter.name],
                 ... if parameter.default is parameter.empty else parameter.default,
             )
-    validators: dict[str, Any] = {}
-    if check is not None:
-
-        def checked(self: BaseModel) -> BaseModel:
-            check(**{name: getattr(self, name) for name in type(self).model_fields})
-            return self
-
-        validators["check"] = model_validator(mode="after")(checked)
-    config = ConfigDict(
-        extra="forbid", validate_default=True, protected_namespaces=(), hide_input_in_errors=True, frozen=True
-    )
+    title = "".join(word.title() for word in function.__name__.split("_")) + "Parameters"
     try:
         with warnings.catch_warnings():
             # A parameter named like an old method of BaseModel ("copy", "json") is the author's right.
             warnings.filterwarnings("ignore", message="Field name .* shadows an attribute", category=UserWarning)
-            title = "".join(word.title() for word in function.__name__.split("_")) + "Parameters"
-            model: type[BaseModel] = create_model(title, __config__=config, __validators__=validators, **fields)
+            model = _model(title, fields, {})
             model.model_json_schema()
             _check_fields(model, fields)
+            return (
+                model
+                if check is None
+                else _model(title, fields, {"check": model_validator(mode="after")(_after(check))})
+            )
     except (PydanticUserError, NameError, TypeError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise DefinitionError(f"its parameters cannot be read: {first}") from error
-    return model
+
+
+def _model(title: str, fields: dict[str, Any], validators: dict[str, Any]) -> type[BaseModel]:
+    config = ConfigDict(
+        extra="forbid", validate_default=True, protected_namespaces=(), hide_input_in_errors=True, frozen=True
+    )
+    return create_model(title, __config__=config, __validators__=validators, **fields)
+
+
+def _after(check: Callable[..., None]) -> Callable[[BaseModel], BaseModel]:
+    def checked(parameters: BaseModel) -> BaseModel:
+        check(**{name: getattr(parameters, name) for name in type(parameters).model_fields})
+        return parameters
+
+    return checked
 
 
 def _check_fields(model: type[BaseModel], fields: dict[str, Any]) -> None:
@@ -195,6 +203,7 @@ def _check_fields(model: type[BaseModel], fields: dict[str, Any]) -> None:
         model.model_validate({})
     except ValidationError as invalid:
         for fault in invalid.errors(include_url=False, include_context=False, include_input=False):
-            # What is required may be missing here; and a check of all parameters may want one that has a default.
-            if fault["loc"] and fault["type"] != "missing":
-                raise DefinitionError(f"the default of parameter {fault['loc'][0]!r} is wrong: {fault['msg']}") from None
+            if fault["type"] != "missing":
+                raise DefinitionError(
+                    f"the default of parameter {fault['loc'][0]!r} is wrong: {fault['msg']}"
+                ) from None

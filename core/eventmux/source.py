@@ -103,9 +103,7 @@ def source(
     return read if function is None else read(function)
 
 
-def _read(
-    function: Callable[P, AsyncIterator[Any]], name: str | None, check: Callable[..., None] | None
-) -> Source[P]:
+def _read(function: Callable[P, AsyncIterator[Any]], name: str | None, check: Callable[..., None] | None) -> Source[P]:
     title = name or getattr(function, "__name__", "source").replace("_", "-")
     try:
         if not NAME.fullmatch(title) or len(title) > MAX_NAME:

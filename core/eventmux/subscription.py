@@ -105,8 +105,8 @@ class Subscription:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self, timeout: float) -> None:
-        """Return as soon as there may be something to read, or after `timeout` seconds, and not in this loop turn:
+    async def wait(self, seconds: float) -> None:
+        """Return as soon as there may be something to read, or after so many `seconds`, and not in this loop turn:
         a client that reads all the time, or leaves everything out, must not keep the loop from the others.
         """
         if self._woken:
@@ -114,7 +114,7 @@ class Subscription:
             return
         self._waiter = asyncio.get_running_loop().create_future()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 await self._waiter
 
     def drain(self) -> None:

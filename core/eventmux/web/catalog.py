@@ -38,7 +38,5 @@ def _describe(enabled: EnabledSource, hub: Hub) -> dict[str, Any]:
         "state": hub.state(enabled),
         "reason": enabled.unavailable,
         "parameters": enabled.parameters_schema(),
-        "events": {
-            name: kind.model_json_schema(mode="serialization") for kind, name in enabled.source.events.items()
-        },
+        "events": {name: kind.model_json_schema(mode="serialization") for kind, name in enabled.source.events.items()},
     }

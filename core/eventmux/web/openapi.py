@@ -125,7 +125,7 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
     problem = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "200": {
-            "description": "The stream. `Accept` chooses between SSE, JSON lines and, for a bounded answer, a JSON array.",
+            "description": "The stream. `Accept` chooses between SSE, JSON lines and, with a bound, a JSON array.",
             "content": {
                 formats.SSE: {"itemSchema": {"type": "object", "oneOf": items}},
                 formats.NDJSON: {"itemSchema": {"type": "object", "oneOf": lines}},
@@ -191,15 +191,20 @@ def _word_parameters() -> list[Schema]:
 def _sources_body(members: Iterable[EnabledSource]) -> Schema:
     properties = {member.name: _hoisted(member.parameters_schema(_ref(member.name))) for member in members}
     sources = {"type": "object", "additionalProperties": False, "properties": properties}
-    return {"type": "object", "additionalProperties": False, "properties": {"sources": sources}, "required": ["sources"]}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {"sources": sources},
+        "required": ["sources"],
+    }
 
 
 def _components(catalog: Catalog) -> dict[str, Schema]:
     found: dict[str, Schema] = {
         "Problem": {"type": "object", "required": ["detail"], "properties": {"detail": {"type": ["string", "array"]}}}
     }
-    for name, properties in _CONTROL_EVENTS.items():
-        properties = {"source": _TEXT, **properties}
+    for name, own in _CONTROL_EVENTS.items():
+        properties = {"source": _TEXT, **own}
         found[name] = {"type": "object", "required": list(properties), "properties": properties}
     for enabled in catalog.sources.values():
         ref = _ref(enabled.name)

@@ -112,14 +112,18 @@ def _check_events(names: Sequence[str] | None, wanted: Sequence[EnabledSource]) 
     qualified = {f"{enabled.name}/{name}" for enabled in wanted for name in enabled.source.events.values()}
     unknown = [name for name in names if name not in known | qualified]
     if unknown or not names:
-        text = f"No event {unknown[0][:MAX_SHOWN]!r} here{suggestion(unknown[0], known)}" if unknown else "No name given"
+        text = (
+            f"No event {unknown[0][:MAX_SHOWN]!r} here{suggestion(unknown[0], known)}" if unknown else "No name given"
+        )
         refuse([error(("query", "events"), text, ",".join(names))])
 
 
 def take_selection(query: Query, catalog: Catalog) -> list[EnabledSource]:
     """`sources=a,b`. Raises UnknownSourceError; refuses an empty one, too many, and one source twice."""
     if "sources" not in query:
-        refuse([error(("query", "sources"), "Field required: name the sources, like sources=a,b", None, kind="missing")])
+        refuse(
+            [error(("query", "sources"), "Field required: name the sources, like sources=a,b", None, kind="missing")]
+        )
     names = [name.strip() for value in query.pop("sources") for name in value.split(",")]
     return select([name for name in names if name], catalog, ("query", "sources"))
 

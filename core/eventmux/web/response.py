@@ -28,7 +28,7 @@ log = logging.getLogger("eventmux.stream")
 ABORT = "eventmux.abort"  # an extension of the ASGI scope: {"abort": a function that ends the connection now}
 
 HEADERS = {
-    # no-transform: a proxy that compresses would hold events back (FIELD.md 6, intermediaries).
+    # no-transform: a proxy that compresses would hold events back until its window is full.
     "Cache-Control": "no-store, no-transform",
     "X-Content-Type-Options": "nosniff",
 }
@@ -45,13 +45,13 @@ class EventStream(EventSourceResponse):
         self,
         subscribe: Callable[[], Subscription],
         unsubscribe: Callable[[Subscription], None],
-        format: Format,
+        form: Format,
         server: ServerConfig,
     ) -> None:
-        super().__init__(iter(()), headers=HEADERS, media_type=format.media_type, ping=server.heartbeat, sep="\n")
+        super().__init__(iter(()), headers=HEADERS, media_type=form.media_type, ping=server.heartbeat, sep="\n")
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
-        self._format = format
+        self._format = form
         self._server = server
         self._is_gone = False
 
@@ -81,7 +81,7 @@ class EventStream(EventSourceResponse):
                 await watch
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
-        """An EventSource would take a 503 for the end of all times: it is sent away to come back (WHATWG HTML 9.2.3)."""
+        """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3)."""
         log.warning("turned a client away: %s", reason)
         seconds = self._jittered_retry() // 1000 + 1
         if self._format.media_type == SSE:

@@ -136,7 +136,7 @@ def _cursor(request: Request, word: str | None) -> Cursor | None:
 
 
 async def _body_of_sources(request: Request) -> Mapping[str, Any]:
-    """`{"sources": {"echo": {"message": "hi"}, "clock": {}}}`"""
+    """The `sources` of `{"sources": {"echo": {"message": "hi"}, "clock": {}}}`."""
     body = await parameters.read_body(request)
     surplus = [
         parameters.error(("body", name), 'The body is {"sources": {name: parameters}}', None, kind="extra_forbidden")

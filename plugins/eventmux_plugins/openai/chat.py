@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eventmux_plugins.openai.events import Delta, Done, Reasoning, Refusal, Started, ToolCall, Usage
-from eventmux_plugins.openai.failures import Unfinished
+from eventmux_plugins.openai.failures import UnfinishedError
 from eventmux_plugins.openai.question import Question, without_none
 from eventmux_plugins.openai.upstream import Upstream
 
@@ -136,9 +136,9 @@ class Answer:
         call.arguments += function.arguments or ""
 
     def end(self) -> Iterator[ToolCall | Usage | Done]:
-        """What is known at the end only. Raises Unfinished if the model never said that it had finished."""
+        """What is known at the end only. Raises UnfinishedError if the model never said that it had finished."""
         if self._finish is None:
-            raise Unfinished
+            raise UnfinishedError
         for call in self._calls if self._finish not in CUT_SHORT else ():  # half a call is not to be made
             yield ToolCall(id=call.id, name=call.name, arguments=call.arguments)
         usage = self._usage

@@ -17,11 +17,11 @@ PERMANENT = re.compile(r"invalid|policy|quota|billing|context_length|content_fil
 LABEL = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 
-class Unfinished(Exception):
+class UnfinishedError(Exception):
     """The stream ended in order, and the answer did not."""
 
 
-class Reported(Exception):
+class ReportedError(Exception):
     """The service said in its stream that it failed."""
 
     def __init__(self, code: str | None, message: str | None) -> None:
@@ -64,9 +64,9 @@ def explain(error: Exception, *, model: str, key: str) -> SourceError | None:
     import openai
 
     match error:
-        case Unfinished():
+        case UnfinishedError():
             return SourceError("The model service ended its answer before it was complete.", retryable=True)
-        case Reported():
+        case ReportedError():
             return _reported(error.code, key=key)
         case openai.APIStatusError():
             return _refused(error, model=model, key=key)

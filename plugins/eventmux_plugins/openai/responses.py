@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from eventmux_plugins.openai.events import Delta, Done, Reasoning, Refusal, Started, ToolCall, Usage
-from eventmux_plugins.openai.failures import Reported, Unfinished
+from eventmux_plugins.openai.failures import ReportedError, UnfinishedError
 from eventmux_plugins.openai.question import Question, without_none
 from eventmux_plugins.openai.upstream import Upstream
 
@@ -113,10 +113,10 @@ class Answer:
                 self._close(_State.model_validate(sent).response, complete=kind == "response.completed")
             case "response.failed":
                 error = _State.model_validate(sent).response.error or _Error()
-                raise Reported(error.code, error.message)
+                raise ReportedError(error.code, error.message)
             case "error":
                 error = _Error.model_validate(sent)
-                raise Reported(error.code, error.message)
+                raise ReportedError(error.code, error.message)
 
     def _item(self, item: _Item) -> Iterator[ToolCall]:
         if item.type in {"function_call", "custom_tool_call"} and item.status in {None, "completed"}:
@@ -134,9 +134,9 @@ class Answer:
             self._finish = REASONS.get(reason, reason)
 
     def end(self) -> Iterator[Usage | Done]:
-        """What is known at the end only. Raises Unfinished if the service never said that it had finished."""
+        """What is known at the end only. Raises UnfinishedError if the service never said that it had finished."""
         if self._finish is None or self._final is None:
-            raise Unfinished
+            raise UnfinishedError
         usage = self._final.usage
         if usage and usage.input_tokens is not None and usage.output_tokens is not None:
             details = usage.output_tokens_details or _Details()
