@@ -130,16 +130,18 @@ async def receive(connection: socket.socket, seconds: float) -> bytes | None:
     Not `loop.sock_recv` under a timeout: what is received in the turn in which the time is over would be lost.
     """
     loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-    loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
     try:
-        await asyncio.wait({readable}, timeout=max(0.0, seconds))
-    finally:
-        loop.remove_reader(connection)
-    try:
-        return connection.recv(65_536) if readable.done() else None
+        async with asyncio.timeout(max(0.0, seconds)):
+            await readable.wait()
+        return connection.recv(65_536)
+    except TimeoutError:
+        return None
     except ConnectionResetError:
         return b""
+    finally:
+        loop.remove_reader(connection)
 
 
 def reset(connection: socket.socket) -> None:

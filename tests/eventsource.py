@@ -31,6 +31,7 @@ class EventSource:
         self._client = httpx2.Client(timeout=PATIENCE, trust_env=False)
         self._stack = self._client.stream(method, url, headers=headers, json=body)
         self.response = self._stack.__enter__()
+        self.chunks = self.response.iter_raw()
         self._events = self._received()
         self._taken = ""
 
@@ -40,7 +41,7 @@ class EventSource:
         return self._taken or self.parser.last_event_id
 
     def _received(self) -> Iterator[Received]:
-        for chunk in self.response.iter_raw():
+        for chunk in self.chunks:
             for message in self.parser.feed(chunk):
                 self._taken = message.id
                 yield received(message)

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a service: connections break, stall and wait in it as a test says, and the service lives on."""
+"""A TCP proxy in front of a service: connections break, stall and wait in it while the service lives on."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ ABORTIVE = struct.pack("ii", 1, 0)  # SO_LINGER of no time: closing sends RST
 class Proxy:
     """Its methods may be called from any thread, and have been done when they return.
 
-    `requests` are the heads of all requests as they came; `accepted` counts connections. A read that begins with a method
-    or with `HTTP/1.` is taken for the beginning of a request or of a response: clients and servers write so.
+    `requests` are the heads of all requests as they came, `statuses` those of the answers; `accepted` counts
+    connections. A read that begins with a method or with `HTTP/1.` is taken for the beginning of a request or of a
+    response: clients and servers write so.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.url = ""
         self.requests: list[str] = []
+        self.statuses: list[int] = []
         self.accepted = 0
         self._upstream = (host, port)
-        self._plan: deque[int | bytes] = deque()
+        self._plan: deque[int | None] = deque()
         self._connections: set[_Connection] = set()
         self._admitted: int | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -41,12 +43,8 @@ class Proxy:
         self._stopping: asyncio.Event
 
     @property
-    def open_connections(self) -> int:
-        return len(self._connections)
-
-    @property
     def cuts_left(self) -> int:
-        """How many of the cuts that were planned by `cut_after` no event stream has begun to wait for."""
+        """How many of those that were planned wait for an event stream to begin."""
         return len(self._plan)
 
     def last_event_ids(self) -> list[str | None]:
@@ -56,23 +54,31 @@ class Proxy:
 
     def cut(self, *, reset: bool = True) -> None:
         """Close all connections at once: by RST, or in order, as if the bytes so far had been all."""
-        self._call(lambda: [connection.cut(reset=reset) for connection in list(self._connections)])
+        self._call(lambda: self._cut(reset=reset))
 
-    def cut_after(self, *places: int | bytes) -> None:
-        """Cut the next event stream when so many bytes of its body, chunk framing included, have passed, or when this
-        text has, which must be in one write of the server; the one after it at the next place, and so on.
+    def cut_after(self, *sizes: int) -> None:
+        """Cut the next event stream when so many bytes of its body, chunk framing included, have passed; the one that
+        follows after the next number of bytes, and so on.
+
+        What was passed on may still be lost: clients may throw away what they have not read when they hear of a reset.
         """
-        self._call(lambda: self._plan.extend(places))
+        self._call(lambda: self._plan.extend(sizes))
+
+    def end_after_first_write(self) -> None:
+        """End the next event stream in order, chunks and all, when the first write of its body has passed, as gateways
+        do that bound the time of a request. Nothing of it can be lost.
+        """
+        self._call(lambda: self._plan.append(None))
 
     def stall(self) -> None:
-        """Pass nothing on, in no direction and on no connection, until `resume`. What hangs up is not noticed either."""
+        """Pass nothing on, on no connection and in no direction, until `resume`. Who hangs up is not heard."""
         self._call(lambda: self._flows.clear())
 
     def resume(self) -> None:
         self._call(lambda: self._flows.set())
 
     def admit(self, count: int) -> None:
-        """Let so many more requests pass; those that follow wait for `admit_all`, on old connections and on new ones."""
+        """Let so many more requests pass; those that follow wait for `admit_all`, on old connections and on new."""
 
         def admit() -> None:
             self._admitted = count
@@ -96,6 +102,10 @@ class Proxy:
 
         asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
 
+    def _cut(self, *, reset: bool) -> None:
+        for connection in self._connections:
+            connection.cut(reset=reset)
+
     async def run(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._flows, self._admits, self._stopping = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -107,8 +117,7 @@ class Proxy:
         self._flows.set()
         self._admits.set()
         while self._connections:
-            for connection in self._connections:
-                connection.cut(reset=False)
+            self._cut(reset=False)
             await asyncio.wait({connection.task for connection in self._connections})
         await server.wait_closed()
 
@@ -155,31 +164,33 @@ class Proxy:
     async def _answer(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: _Connection
     ) -> None:
-        cut: int | bytes | None = None  # where to, counted from what is read next
+        left: int | None = None  # bytes until the cut
         while data := await _read(reader):
             await self._flows.wait()
-            begin = 0
             if data.startswith(b"HTTP/1."):
-                head = data.partition(b"\r\n\r\n")[0]
-                begin = len(head) + 4
-                cut = self._plan.popleft() if EVENT_STREAM in head.lower() and self._plan else None
-            end = _place(cut, data, begin)
-            writer.write(data[:end])
+                left = None
+                self.statuses.append(int(data.split(b" ", 2)[1]))
+                head, _, body = data.partition(b"\r\n\r\n")
+                if EVENT_STREAM in head.lower() and self._plan:
+                    size = self._plan.popleft()
+                    if size is None:
+                        await self._end(body or await _read(reader), head, writer)
+                        return
+                    left = len(head) + 4 + size
+            writer.write(data[:left])
             await writer.drain()
-            if end is not None:
-                connection.cut(reset=True)
-                return
-            if isinstance(cut, int):
-                cut -= len(data) - begin
+            if left is not None:
+                left -= len(data)
+                if left <= 0:
+                    connection.cut(reset=True)
+                    return
         await self._flows.wait()
 
-
-def _place(cut: int | bytes | None, data: bytes, begin: int) -> int | None:
-    """Where in `data`, whose body begins at `begin`, the connection is to be cut."""
-    if isinstance(cut, bytes):
-        found = data.find(cut, begin)
-        return None if found < 0 else found + len(cut)
-    return None if cut is None or begin + cut > len(data) else begin + cut
+    async def _end(self, body: bytes, head: bytes, writer: asyncio.StreamWriter) -> None:
+        """Write a response whose body is the first of the chunks in `body`."""
+        size, _, rest = body.partition(b"\r\n")
+        writer.write(b"%b\r\n\r\n%b\r\n%b\r\n0\r\n\r\n" % (head, size, rest[: int(size, 16)]))
+        await writer.drain()
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:

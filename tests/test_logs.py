@@ -18,6 +18,7 @@ from eventmux.config import LimitsConfig, ServerConfig
 from eventmux.policy import Bounds, Restart
 from eventsource import PATIENCE, wait_until
 from service import Service, enable, serving, settings_of
+from whatwg import parse
 
 
 class Note(Event):
@@ -418,8 +419,12 @@ def read_until(client: socket.socket, end: bytes) -> bytes:
 
 
 def told(text: bytes) -> list[dict[str, Any]]:
-    lines = [line for line in text.split(b"\n") if line.startswith(b"data: ") and line.endswith(b"}")]
-    return [json.loads(line[6:]) for line in lines]
+    """The events in a chunked response as far as it has been read."""
+    body, rest = b"", text.partition(b"\r\n\r\n")[2]
+    while b"\r\n" in rest:
+        size, _, rest = rest.partition(b"\r\n")
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return [json.loads(message.data) for message in parse(body)]
 
 
 def test_a_reader_that_lags_is_moved_on_with_a_gap_that_says_how_much_is_missing() -> None:
@@ -472,7 +477,7 @@ def test_a_client_that_takes_nothing_is_cut_off_after_the_send_timeout(caplog: p
         assert "Exception in ASGI" not in caplog.text
 
 
-FAST = Restart(backoff=0.001, max_backoff=0.01, attempts=3, quarantine=0.3)
+FAST = Restart(backoff=0.001, max_backoff=0.01, attempts=3, quarantine=60)
 
 
 def test_a_failing_shared_source_restarts_and_goes_on_in_its_log() -> None:
@@ -493,7 +498,37 @@ def test_a_failing_shared_source_restarts_and_goes_on_in_its_log() -> None:
         assert int(after.id.rpartition(".")[2]) == int(error.id.rpartition(".")[2]) + 1
 
 
-def test_a_source_that_fails_again_and_again_is_quarantined_and_comes_out_of_it() -> None:
+def state_of(service: Service, name: str) -> str:
+    ready: str = service.get("/readyz").json()["sources"][name]["state"]
+    (row,) = [row for row in service.get("/sources").json()["sources"] if row["name"] == name]
+    assert row["state"] == ready
+    return ready
+
+
+def test_a_source_that_fails_again_and_again_is_quarantined_and_its_streams_stay_open() -> None:
+    attempts = 0
+
+    @source(shared=True)
+    async def ill() -> AsyncIterator[Note]:
+        nonlocal attempts
+        attempts += 1
+        raise RuntimeError("still ill")
+        yield Note(n=0)
+
+    settings = settings_of(enable(ill, restart=FAST), server=ServerConfig(heartbeat=0.02))
+    with serving(settings) as service, service.open("/sse/ill") as stream:
+        events = stream.take(3)
+        assert [(event.event, event.data["retryable"]) for event in events] == [("stream.error", True)] * 3
+        wait_until(lambda: state_of(service, "ill") == "quarantined")
+        while len(stream.parser.comments) < 5:  # heartbeats
+            assert stream.parser.feed(next(stream.chunks)) == []
+        with service.open("/sse/ill") as newcomer:  # is told at once why nothing comes
+            (error,) = newcomer.take(1)
+            assert error == events[-1]
+        assert attempts == 3
+
+
+def test_a_quarantine_outlives_its_clients_and_ends_by_itself() -> None:
     attempts = 0
     is_well = False
 
@@ -506,24 +541,19 @@ def test_a_source_that_fails_again_and_again_is_quarantined_and_comes_out_of_it(
         yield Note(n=attempts)
         await asyncio.Event().wait()
 
-    with serving(settings_of(enable(ill, restart=FAST))) as service:
+    restart = Restart(backoff=0.001, max_backoff=0.01, attempts=2, quarantine=1.5)
+    with serving(settings_of(enable(ill, restart=restart))) as service:
         with service.open("/sse/ill") as stream:
-            events = stream.rest()
-        assert [event.event for event in events] == ["stream.error"] * 3 + ["stream.end"]
-        assert [event.data.get("retryable") for event in events] == [True, True, False, None]
-        assert events[-1].data["reason"] == "failed"
-        assert attempts == 3
-        assert service.get("/readyz").json()["sources"]["ill"]["state"] == "quarantined"
-        assert service.get("/sources").json()["sources"][0]["state"] == "quarantined"
-        refused = service.get("/sse/ill")
-        assert refused.status_code == 503
-        assert "failed 3 times in a row: try again in" in refused.json()["detail"]
+            errors = stream.take(2)
+        wait_until(service.is_quiet)
         is_well = True
-        wait_until(lambda: httpx2.head(service.url + "/sse/ill", trust_env=False).status_code == 200)
-        with service.open("/sse/ill") as stream:
-            assert numbers(stream.take(1)) == [4]
-            assert stream.cursor.partition(".")[0] == events[0].id.partition(".")[0]  # the same log
-        assert service.get("/readyz").json()["sources"]["ill"]["state"] in {"idle", "running"}
+        with service.open("/sse/ill", cursor=stream.cursor) as again:
+            assert state_of(service, "ill") == "quarantined"
+            assert attempts == 2  # coming and going does not shorten it
+            (event,) = again.take(1)
+            assert event.data["n"] == 3
+            assert event.id.partition(".")[0] == errors[0].id.partition(".")[0]  # the same log
+            assert state_of(service, "ill") == "running"
 
 
 def test_while_a_source_waits_for_its_restart_its_state_says_so() -> None:
@@ -535,8 +565,7 @@ def test_while_a_source_waits_for_its_restart_its_state_says_so() -> None:
     restart = Restart(backoff=60, max_backoff=60)
     with serving(settings_of(enable(ill, restart=restart))) as service, service.open("/sse/ill") as stream:
         stream.take(1)
-        state = wait_until(lambda: service.get("/readyz").json()["sources"]["ill"]["state"])
-        assert state == "restarting"
+        wait_until(lambda: state_of(service, "ill") == "restarting")
 
 
 def test_a_run_that_lasts_begins_a_new_row_of_failures() -> None:

@@ -1,4 +1,4 @@
-"""Chromium's own EventSource over lost connections and killed servers: it goes on where it was, or is told what is gone."""
+"""Chromium's own EventSource, when connections are lost and servers killed: it goes on, or is told what is gone."""
 
 from __future__ import annotations
 
@@ -190,14 +190,13 @@ def test_a_connection_cut_in_mid_answer_costs_no_token_and_no_second_question(
     assert tab.states[-1] == "closed"
 
 
-def test_a_connection_cut_before_the_first_event_asks_no_second_question(
+def test_a_stream_that_something_ends_before_its_first_event_asks_no_second_question(
     page: Page, service: Service, upstream: Upstream
 ) -> None:
     with proxying(service.url) as proxy:
-        proxy.cut_after(b"\n\n")  # what was sent is the cursor, and nothing else
+        proxy.end_after_first_write()  # that is the cursor, and nothing else
         tab = Tab(page, proxy.url, "/sse/openai?prompt=early")
         tab.wait_for_close()
-        assert proxy.cuts_left == 0
     assert "".join(data_of(tab.events, "delta", "text")) == "Hello, world!"
     assert data_of(tab.events, "stream.end", "reason") == ["completed"]
     assert times_asked(upstream, "early") == 1
@@ -209,12 +208,16 @@ def test_a_merged_stream_cut_again_and_again_at_any_byte_brings_every_value_once
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it if the test fails
     chance = random.Random(seed)
-    # The first one brings the cursor, later ones break in the opening, in an event, and some events later.
-    sizes = [2_000 + chance.randrange(200), *(chance.randrange(2**bits) for bits in (6, 8, 8, 10, 12, 12, 13))]
+    # They break in the opening, in an event, and some events later.
+    sizes = [chance.randrange(2**bits) for bits in (6, 8, 8, 10, 12, 12, 13)]
+    chance.shuffle(sizes)
     with proxying(service.url) as proxy:
-        proxy.cut_after(*sizes)
         tab = Tab(page, proxy.url, "/sse?sources=counter,pulse&qualify=true&counter.stop=300&counter.interval=0.005")
+        tab.wait_for_count("counter/count", 10)
+        proxy.cut_after(*sizes)
+        proxy.cut()
         tab.wait_for_close()
+        assert proxy.statuses[-1] == 204
         assert proxy.cuts_left == 0
         assert proxy.last_event_ids()[-1] == "counter!,pulse!"
     events = tab.events

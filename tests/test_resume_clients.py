@@ -1,7 +1,7 @@
 """Other clients over lost connections and killed servers: httpx2, curl and Node's `eventsource` package.
 
-Node's package reconnects by itself. httpx2 reads event streams but leaves reconnecting to its user, and so does curl: here
-it is done for them as the standard says, with the last event id, until the answer is 204.
+Node's package reconnects by itself. httpx2 reads event streams but leaves reconnecting to its user, and so does curl:
+here it is done for them as the standard says, with the last event id, until the answer is 204.
 """
 
 from __future__ import annotations
@@ -273,12 +273,12 @@ def test_a_connection_cut_in_mid_answer_costs_no_token_and_no_second_question(
     assert (asked[0], asked[-1]) == (None, "openai!")
 
 
-def test_a_connection_cut_before_the_first_event_asks_no_second_question(
+def test_a_stream_that_something_ends_before_its_first_event_asks_no_second_question(
     client: Callable[[str], Client], service: Service, upstream: Upstream
 ) -> None:
     prompt = secrets.token_hex(8)
     with proxying(service.url) as proxy:
-        proxy.cut_after(b"\n\n")  # what was sent is the cursor, and nothing else
+        proxy.end_after_first_write()  # that is the cursor, and nothing else
         with client(f"{proxy.url}/sse/openai?prompt={prompt}") as stream:
             stream.wait_for_stop()
     assert "".join(delta["text"] for delta in stream.all("delta")) == "Hello, world!"
@@ -292,6 +292,7 @@ def test_a_finished_stream_is_answered_by_204_and_the_client_stops(
     with proxying(service.url) as proxy, client(f"{proxy.url}/sse/counter?stop=3&interval=0.01") as stream:
         stream.wait_for_stop()
         assert proxy.last_event_ids() == [None, "counter!"]
+        assert proxy.statuses == [200, 204]
     assert [event.event for event in stream.events] == ["count"] * 4 + ["stream.end"]
     assert [count["value"] for count in stream.all("count")] == [0, 1, 2, 3]
 

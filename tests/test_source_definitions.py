@@ -518,7 +518,7 @@ def test_an_annotation_that_only_a_type_checker_sees_is_named_with_the_remedy(lo
     (plugin,) = load_plugins(directory=local).broken
     assert plugin.error == (
         "source 'late': the annotation 'Decimal' is not known at run time: "
-        "import it at the top of the module, not under TYPE_CHECKING (late, line 17)"
+        "import or define it at the top of the module, not under TYPE_CHECKING (late, line 17)"
     )
 
 

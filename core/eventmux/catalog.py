@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,11 +13,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from .errors import UnavailableError, UnknownSourceError
+from .errors import MAX_FAULTS, PluginError, UnavailableError, UnknownSourceError
 from .event import Event
 from .operators import Step
 from .policy import Policy
 from .source import Source
+
+log = logging.getLogger("eventmux.catalog")
+
+MAX_SOURCES = 32  # in one stream
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,23 @@ class EnabledSource:
         return frozenset(self.source.parameters.model_fields) - self.source.config_only - frozenset(self.fixed)
 
     def validate(self, given: Mapping[str, Any]) -> BaseModel:
-        """The parameters of a run, from what a client gave. Raises pydantic's ValidationError."""
-        surplus = [name for name in given if name not in self.settable]
+        """The parameters of a run, from what a client gave. Raises pydantic's ValidationError, or PluginError."""
+        surplus = list(itertools.islice((name for name in given if name not in self.settable), MAX_FAULTS))
         if surplus:
             raise ValidationError.from_exception_data(
                 self.name, [_surplus(self, name) for name in surplus], hide_input=True
             )
-        return self.source.parameters.model_validate({**self.defaults, **given, **self.fixed})
+        try:
+            return self.source.parameters.model_validate({**self.defaults, **given, **self.fixed})
+        except ValidationError:
+            raise
+        except Exception as error:
+            # pydantic turns a ValueError of a validator into its own; whatever else comes is the plugin's failure.
+            incident = secrets.token_hex(4)
+            log.exception(
+                "source %s of plugin %s could not check its parameters, incident %s", self.name, self.plugin, incident
+            )
+            raise PluginError(f"source {self.name!r} could not check its parameters: incident {incident}") from error
 
     def check_available(self) -> None:
         if self.unavailable:

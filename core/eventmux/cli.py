@@ -82,7 +82,7 @@ def serve(
     except (OSError, TypeError) as error:  # TypeError: a host that is no name, for IDNA or for its NUL
         _fail(f"cannot listen on {_authority(server.host, server.port)}: {_why_not_bound(error)}")
     click.echo(_overview(settings, f"http://{_authority(*socket.getsockname()[:2])}"))
-    make_server(app, server).run(sockets=[socket])
+    make_server(app, server, owns_process=True).run(sockets=[socket])
 
 
 @main.command()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from .catalog import Catalog
+from .catalog import MAX_SOURCES, Catalog
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = Path("plugins.yaml")
 BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
-MAX_STREAM_SOURCES = 32
 # Letters of a value of the environment. A shorter one is no secret, and is in every other word; that a longer one is in
 # a text is known by its beginning, for a validator may show no more.
 MIN_SECRET, MAX_SHOWN = 4, 8
@@ -113,7 +112,7 @@ class Config(Section):
         Field(description="The enabled sources. Without this key, the bundled ones."),
     ] = {}
     streams: Annotated[
-        dict[Name, Annotated[list[str], Field(min_length=1, max_length=MAX_STREAM_SOURCES)]],
+        dict[Name, Annotated[list[str], Field(min_length=1, max_length=MAX_SOURCES)]],
         Field(description="Selections of sources, each under a name of its own."),
     ] = {}
     server: ServerConfig = ServerConfig()
@@ -251,6 +250,10 @@ def _allowed(loc: Loc) -> frozenset[str]:
             model = PluginsConfig
         case ("sources", _):
             model = SourceConfig
+        case ("limits",):
+            model = LimitsConfig
+        case ("sources", _, "restart"):
+            model = RestartConfig
         case ("sources", _, "history"):
             model = HistoryConfig
         case _:

@@ -77,6 +77,9 @@ def parse_cursor(text: str) -> Cursor:
     return Cursor(positions)
 
 
+SHARED_LETTERS = 4  # of a shared log's epoch; a private one has 22
+
+
 def shared_epoch() -> str:
     """Four letters (24 bits) tell one log from the next; more would cost a merged cursor its 128 bytes."""
     return secrets.token_urlsafe(3)

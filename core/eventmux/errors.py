@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MAX_FAULTS = 20  # faults of one request that are told; the next one is told when these are mended
 MAX_SHOWN = 100  # characters of somebody's text that an error repeats
 
 
@@ -51,6 +52,10 @@ class UnavailableError(EventmuxError):
     status = 503
 
 
+class PluginError(EventmuxError):
+    """A plugin has failed where it should have given an answer; the log says how."""
+
+
 class FullError(EventmuxError):
     """There is no room now. An EventSource is not told so by a status, on which it would stop for ever."""
 
@@ -78,8 +83,8 @@ class SourceError(Exception):
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
-        self.message = message
-        self.retryable = retryable
+        self.message = str(message)
+        self.retryable = bool(retryable)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from .channel import Channel, Clock
-from .cursor import Cursor, Position, private_epoch, shared_epoch
-from .errors import FullError, UnavailableError
+from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch, shared_epoch
+from .errors import FullError
 from .history import Ledger
 from .run import Run
 from .subscription import Selection, Subscription, View
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .catalog import EnabledSource
 
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
+RUN_BYTES = 4_096
 RELIEF = 0.9  # when all histories together are over their bound, they are cut to this part of it, so not at every event
 
 
@@ -62,31 +64,33 @@ class Hub:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.is_draining = False
+        self.abandoned = 0  # generators that have not closed in time
         self._limits = limits or Limits()
         self._clock = Clock()
         self._ledger = Ledger(self._limits.history, self._relieve)
         self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
-        self._shared: dict[tuple[str, str], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
+        self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
         self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
         self._expiries: dict[Run, asyncio.TimerHandle] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._finished: dict[Run, None] = {}  # the same of those that are over
+        self._weights = 0
+        self._closing: dict[asyncio.Task[None], Run] = {}
         self._subscriptions: set[Subscription] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 
     # --- subscriptions -------------------------------------------------------------------------------------------
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
-        """Open a subscription. Raises FullError where a source has no room for another run."""
-        epoch = private_epoch()
+        """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
+        if self.is_draining:
+            raise FullError("the service is shutting down")
         start = self._located(wanted, start)
-        views: list[View] = []
+        opening = _Opening(start, private_epoch())
         try:
-            for want in wanted:
-                views.append(self._view(want, start, epoch))  # noqa: PERF401 - what there is must be known if one fails
+            views = [self._view(want, opening) for want in wanted]
         except FullError:
-            for view in views:
-                if view.channel and not view.channel.subscriptions:
-                    self._left(view.channel)
+            for run in opening.opened:
+                self._forget(run)  # nobody has its epoch, so nobody could return to it
             raise
         subscription = Subscription(views, selection)
         self._subscriptions.add(subscription)
@@ -96,17 +100,6 @@ class Hub:
         self._subscriptions.discard(subscription)
         subscription.close()
 
-    def check(self, wanted: Sequence[Wanted], start: Start) -> None:
-        """Raises UnavailableError for a source in quarantine. Who has a place in its log may still read to the end."""
-        for want in wanted:
-            name = want.enabled.name
-            run = self._current(want, is_replay=False) if want.enabled.shared else None
-            if run and run.quarantine_left and not (start.cursor and name in start.cursor.positions):
-                raise UnavailableError(
-                    f"source {name!r} has failed {want.enabled.policy.restart.attempts} times in a row: "
-                    f"try again in {run.quarantine_left:.0f} seconds"
-                )
-
     def state(self, enabled: EnabledSource) -> str:
         """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
         if enabled.unavailable:
@@ -115,17 +108,18 @@ class Hub:
         return next((state for state in ("running", "restarting", "quarantined") if state in states), "idle")
 
     def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
-        """A cursor of one source has no name: give it that of the selected source whose log it is in."""
+        """A cursor of one source has no name: give it that of the selected source whose log it is in; if there is none,
+        of all that it could have been of.
+        """
         position = start.cursor.positions.get("") if start.cursor else None
         if position is None or len(wanted) == 1:
             return start
-        for want in wanted:
-            if self._find(want, position, start.principal):
-                return Start(Cursor({want.enabled.name: position}), start.since, start.principal)
-        return start
+        names = [want.enabled.name for want in wanted if self._find(want, position, start.principal)]
+        names = names or [want.enabled.name for want in wanted if _could_be_of(position, want.enabled)]
+        return replace(start, cursor=Cursor(dict.fromkeys(names, position)))
 
-    def _view(self, want: Wanted, start: Start, epoch: str) -> View:
-        name, policy = want.enabled.name, want.enabled.policy
+    def _view(self, want: Wanted, opening: _Opening) -> View:
+        name, policy, start = want.enabled.name, want.enabled.policy, opening.start
         hangs_up = policy.shared and policy.overflow == "disconnect"
         if start.cursor and start.cursor.has_ended(name):
             return View(None, name, is_over=True)
@@ -136,17 +130,22 @@ class Hub:
         if position and policy.once:
             return View(None, name, told=position)
         run = self._current(want, is_replay=start.since is not None) if policy.shared else None
-        run = run or self._open(want, epoch, start.principal)
+        run = run or self._open(want, opening)
         history = run.channel.history
-        offset, gap = history.last, None
+        offset, gap = _live(run), None
         if position:
-            gap = "restarted" if policy.shared and len(position.epoch) == len(shared_epoch()) else "unknown"
+            gap = "restarted" if policy.shared and self._is_gone(position) else "unknown"
             # A log that has started anew holds nothing that this client has seen.
             offset = history.first - 1 if gap == "restarted" else history.last
         elif start.since is not None:
             offset = history.offset_before(start.since)
             gap = "evicted" if offset == history.first - 1 and history.evicted_at >= start.since > 0 else None
         return View(self._joined(run), name, offset, gap=gap, told=position, hangs_up=hangs_up)
+
+    def _is_gone(self, position: Position) -> bool:
+        """Whether it is in a shared log that is no more. One that is there is of another source or other parameters."""
+        epoch = position.epoch
+        return len(epoch) == SHARED_LETTERS and not any(epoch in runs for runs in self._runs.values())
 
     # --- runs ----------------------------------------------------------------------------------------------------
 
@@ -165,20 +164,24 @@ class Hub:
                 return run
         return None
 
-    def _open(self, want: Wanted, epoch: str, principal: str | None) -> Run:
+    def _open(self, want: Wanted, opening: _Opening) -> Run:
         name, policy = want.enabled.name, want.enabled.policy
         self._make_room(want.enabled)
+        if self._weights > self._limits.history:
+            self._relieve()
         channel = Channel(
             name,
-            self._new_epoch(name) if policy.shared else epoch,
+            self._new_epoch(name) if policy.shared else opening.epoch,
             bounds=policy.history,
             clock=self._clock,
             ledger=self._ledger,
             on_idle=self._left,
         )
-        owner = None if policy.shared else principal
+        owner = None if policy.shared else opening.start.principal
         run = Run(want.enabled, want.parameters, channel, principal=owner, on_over=self._run_over)
         self._runs[name][channel.epoch] = run
+        self._weights += _weight(run)
+        opening.opened.append(run)
         if policy.shared:
             others = [other for other in self._shared.get(_key(want), ()) if other.parameters != want.parameters]
             self._shared[_key(want)] = [run, *others]
@@ -206,6 +209,7 @@ class Hub:
         if expiry := self._expiries.pop(run, None):
             expiry.cancel()
         self._detached.pop(run, None)
+        self._finished.pop(run, None)
         run.start()
         return run.channel
 
@@ -222,34 +226,43 @@ class Hub:
             expiry.cancel()
         self._expiries[run] = asyncio.get_running_loop().call_later(linger, self._expire, run)
         if not run.enabled.shared:
-            self._detached[run] = None
-            if len(self._detached) > self._limits.detached:
-                self._expire(next(iter(self._detached)))
+            # Finished runs cost memory, running ones more than that: neither pushes out the other.
+            left = self._finished if run.state == "over" else self._detached
+            left[run] = None
+            if len(left) > self._limits.detached:
+                self._expire(next(iter(left)))
 
     def _expire(self, run: Run) -> None:
-        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over."""
-        if run.enabled.shared and run.state != "over":
+        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty."""
+        if run.enabled.shared and run.state != "over" and run.channel.history.last:
             self._stop(run)
         else:
             self._forget(run)
 
     def _run_over(self, run: Run) -> None:
         channel = run.channel
-        if not channel.subscriptions and run not in self._expiries:
+        if not channel.subscriptions and (run in self._detached or run not in self._expiries):
+            self._detached.pop(run, None)
             self._left(channel)
 
     def _stop(self, run: Run) -> None:
         if expiry := self._expiries.pop(run, None):
             expiry.cancel()
         self._detached.pop(run, None)
+        self._finished.pop(run, None)
         if task := run.stop():
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing[task] = run
+            task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        run = self._closing.pop(task)
+        self.abandoned += run.is_abandoned
 
     def _forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
         self._stop(run)
-        self._runs[run.enabled.name].pop(run.channel.epoch, None)
+        if self._runs[run.enabled.name].pop(run.channel.epoch, None):
+            self._weights -= _weight(run)
         key = _key(run)
         if run in self._shared.get(key, ()):
             self._shared[key].remove(run)
@@ -264,15 +277,15 @@ class Hub:
             yield from list(runs.values())
 
     def _relieve(self) -> None:
-        """All histories together are over their bound: cut, beginning with the one that was idle for the longest."""
+        """All histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""
         aim = int(self._limits.history * RELIEF)
         by_idleness = sorted(self._all(), key=lambda run: (bool(run.channel.subscriptions), run.channel.touched))
         for run in by_idleness:
-            if self._ledger.bytes <= aim:
+            if self._ledger.bytes <= aim and self._weights <= aim:
                 return
-            if run.state == "idle" and not run.channel.subscriptions:
+            if not run.channel.subscriptions:
                 self._forget(run)
-            else:
+            elif self._ledger.bytes > aim:
                 run.channel.history.evict_bytes(self._ledger.bytes - aim)
 
     def _sweep(self) -> None:
@@ -286,7 +299,7 @@ class Hub:
     @property
     def runs(self) -> int:
         """How many generators there are, those included that are being closed."""
-        return sum(run.state in {"running", "restarting"} for run in self._all()) + len(self._closing)
+        return sum(run.state in {"running", "restarting", "quarantined"} for run in self._all()) + len(self._closing)
 
     @property
     def subscriptions(self) -> int:
@@ -313,5 +326,34 @@ class Hub:
             await asyncio.wait(self._closing)
 
 
-def _key(of: Wanted | Run) -> tuple[str, str]:
-    return of.enabled.name, of.parameters.model_dump_json()
+@dataclass(slots=True)
+class _Opening:
+    """One call of `subscribe`: where it starts, the epoch that its private runs share, and the runs that it opens."""
+
+    start: Start
+    epoch: str
+    opened: list[Run] = field(default_factory=list)
+
+
+def _key(of: Wanted | Run) -> tuple[str, bytes]:
+    # A digest, because parameters can be a mebibyte of text.
+    return of.enabled.name, hashlib.blake2b(of.parameters.model_dump_json().encode(), digest_size=16).digest()
+
+
+def _weight(run: Run) -> int:
+    """What a log costs before its first event, in bytes: a channel and a run, and the parameters that clients send."""
+    return RUN_BYTES + len(run.parameters.model_dump_json())
+
+
+def _could_be_of(position: Position, enabled: EnabledSource) -> bool:
+    """Whether a source has logs with such an epoch; one that cannot be read could be of any."""
+    return position is NOWHERE or (len(position.epoch) == SHARED_LETTERS) == enabled.shared
+
+
+def _live(run: Run) -> int:
+    """The offset of a client that begins now. While a source waits for its restart, the failure is what comes first."""
+    history = run.channel.history
+    if run.state not in {"restarting", "quarantined"}:
+        return history.last
+    last = history.after(history.last - 1, 1)
+    return history.last - 1 if last and last[0].is_control else history.last

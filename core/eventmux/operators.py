@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .errors import SourceError
 from .source import Source
+from .turn import Turn
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
@@ -43,12 +44,13 @@ async def piped(
     source: Source[...], events: AsyncIterator[Any], steps: Sequence[Step]
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """`events` through `steps`; on leaving, all of it is closed, from the outside in."""
-    if any(step.timeout for step in steps):
-        events = _in_one_task(events)
     if not steps:
         async with contextlib.aclosing(events) as plain:  # type: ignore[type-var]
             yield plain
         return
+    events = _giving_way(events)
+    if any(step.timeout for step in steps):
+        events = _in_one_task(events)
     chain = stream.iterate(events)
     for step in steps:
         chain |= _operator(source, step)
@@ -88,6 +90,8 @@ async def _in_one_task(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
     """
     handover: asyncio.Queue[tuple[bool, Any]] = asyncio.Queue(maxsize=1)
 
+    is_closing = False
+
     async def pump() -> None:
         end: BaseException | None = None
         try:
@@ -96,6 +100,12 @@ async def _in_one_task(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
                     await handover.put((False, event))
         except Exception as error:  # noqa: BLE001 - handed over, and raised below
             end = error
+        except BaseException as error:
+            if is_closing:
+                raise
+            # SystemExit would leave any task that it passes through by way of the event loop, and end the service.
+            end = RuntimeError(f"it raised {error!r}")
+            end.__cause__ = error
         await handover.put((True, end))
 
     task = asyncio.create_task(pump(), name="eventmux pipe")
@@ -108,5 +118,18 @@ async def _in_one_task(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
                 return
             yield item
     finally:
+        is_closing = True
         task.cancel()
         await asyncio.wait({task})
+
+
+async def _giving_way(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    """`events`, and a turn for others every now and then: what a step leaves out never comes to the run, which sees to
+    that otherwise.
+    """
+    turn = Turn()
+    async with contextlib.aclosing(events):  # type: ignore[type-var]
+        async for event in events:
+            yield event
+            if turn.is_over():
+                await turn.give_way()

@@ -24,7 +24,8 @@ class Restart:
 
     The wait begins with `backoff`, doubles with every failure in a row up to `max_backoff`, and is jittered, so that
     many sources of one upstream do not come back together. A run that lasts for `max_backoff` begins a new row. After
-    `attempts` failures in a row the source is quarantined: nobody can start it for `quarantine` seconds.
+    `attempts` failures in a row the source is quarantined: its streams stay open, and it is tried every `quarantine`
+    seconds.
     """
 
     backoff: float = 1.0

@@ -85,8 +85,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise DefinitionError(
-            f"the annotation {error.name!r} is not known at run time: import it at the top of the module, "
-            "not under TYPE_CHECKING"
+            f"the annotation {error.name!r} is not known at run time: import or define it at the "
+            "top of the module, not under TYPE_CHECKING"
         ) from error
     except (SyntaxError, TypeError, AttributeError) as error:
         raise DefinitionError(f"its annotations cannot be read: {error}") from error

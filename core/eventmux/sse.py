@@ -59,7 +59,9 @@ def encode(source: Source[...], event: Event | ServerSentEvent) -> Frame:
         data = event.__pydantic_serializer__.to_json(event, by_alias=True)
     except PydanticSerializationError:
         # A lone surrogate has no UTF-8. JSON can still say it (\ud800), and JSON.parse gives the same string back.
-        data = json.dumps(event.model_dump(mode="json", by_alias=True), separators=(",", ":")).encode("ascii")
+        data = json.dumps(event.model_dump(mode="json", by_alias=True), separators=(",", ":"), allow_nan=False).encode(
+            "ascii"
+        )
     return Frame(name, b"%b%b\n\n" % (_head(name), data), is_json=True)
 
 

@@ -36,10 +36,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a client wants of its channels: only `events`, at most `limit` of them."""
+    """What a client wants of its channels: only `events`, at most `limit` of them. `reconnects`: whether it comes back
+    by itself when it is sent away.
+    """
 
     events: frozenset[str] | None = None
     limit: int | None = None
+    reconnects: bool = True
 
 
 @dataclass(slots=True)
@@ -157,7 +160,7 @@ class Subscription:
         missed = channel.history.first - 1 - view.offset
         if view.gap is None and missed <= 0:
             return
-        if view.gap is None and view.hangs_up:
+        if view.gap is None and view.hangs_up and self._selection.reconnects:
             self._is_cut = True  # it comes back with its cursor, and is told of the gap then
             return
         reason, view.gap, view.told = view.gap or "lagged", None, None

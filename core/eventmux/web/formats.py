@@ -145,7 +145,7 @@ def media_type(accept: str) -> str:
             continue
         found = name if name in MEDIA_TYPES else SSE if name in {"*/*", "text/*"} else None
         weight = (quality, name in MEDIA_TYPES)
-        if found and weight > best_weight:
+        if found and quality > 0 and weight > best_weight:
             best, best_weight = found, weight
     return best
 

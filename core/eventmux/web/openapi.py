@@ -207,11 +207,12 @@ def _components(catalog: Catalog) -> dict[str, Schema]:
         properties = {"source": _TEXT, **own}
         found[name] = {"type": "object", "required": list(properties), "properties": properties}
     for enabled in catalog.sources.values():
-        ref = _ref(enabled.name)
-        found |= _definitions(enabled.name, enabled.parameters_schema(ref))
+        found |= _definitions(enabled.name, enabled.parameters_schema(_ref(enabled.name)))
+        # As an event a model may look otherwise than as a parameter: a name space of its own.
+        ref = _ref(f"{enabled.name}.model")
         for kind, event in enabled.source.events.items():
             schema = kind.model_json_schema(ref_template=ref, mode="serialization")
-            found |= _definitions(enabled.name, schema)
+            found |= _definitions(f"{enabled.name}.model", schema)
             found[_component(enabled.name, event)] = _hoisted(schema)
     return found
 
@@ -229,7 +230,8 @@ def _ref(source: str) -> str:
 
 
 def _component(source: str, event: str) -> str:
-    return f"{source}.event.{re.sub(r'[^A-Za-z0-9._-]', '_', event)}"
+    """A component's name has letters, digits, dot, dash and underscore only."""
+    return f"{source}.event.{re.sub(r'[^A-Za-z0-9._-]', lambda odd: f'_{ord(odd[0]):x}_', event)}"
 
 
 def _event_ref(source: str, event: str) -> Schema:

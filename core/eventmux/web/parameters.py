@@ -15,13 +15,12 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from ..catalog import Catalog, EnabledSource
-from ..errors import MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
+from ..catalog import MAX_SOURCES, Catalog, EnabledSource
+from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
 from ..hub import Wanted
 
 MAX_BODY = 1024 * 1024
 MAX_QUERY = 32 * 1024
-MAX_SOURCES = 32
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]
@@ -265,9 +264,10 @@ def error(loc: Iterable[Any], text: str, value: Any, *, kind: str = "value_error
 
 
 def located(invalid: ValidationError, loc: Any) -> Iterable[Error]:
-    for fault in invalid.errors(include_url=False, include_context=False):
+    for fault in invalid.errors(include_url=False, include_context=False)[:MAX_FAULTS]:
         yield error(loc(tuple(fault["loc"])), fault["msg"], fault.get("input"), kind=fault["type"])
 
 
 def refuse(errors: list[Error]) -> NoReturn:
-    raise RequestValidationError(errors)
+    """Raises a 422 with the first of the errors."""
+    raise RequestValidationError(errors[:MAX_FAULTS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from typing import TYPE_CHECKING
@@ -27,6 +26,8 @@ log = logging.getLogger("eventmux.stream")
 
 ABORT = "eventmux.abort"  # an extension of the ASGI scope: {"abort": a function that ends the connection now}
 
+PIECE = 64 * 1024  # bytes handed to the server at a time: its own high-water mark
+
 HEADERS = {
     # no-transform: a proxy that compresses would hold events back until its window is full.
     "Cache-Control": "no-store, no-transform",
@@ -49,6 +50,7 @@ class EventStream(EventSourceResponse):
         server: ServerConfig,
     ) -> None:
         super().__init__(iter(()), headers=HEADERS, media_type=form.media_type, ping=server.heartbeat, sep="\n")
+        del self.headers["Connection"]  # the server's to say: HTTP/1.0 is closed, HTTP/2 knows no such header
         self._subscribe = subscribe
         self._unsubscribe = unsubscribe
         self._format = form
@@ -77,8 +79,7 @@ class EventStream(EventSourceResponse):
         finally:
             self._unsubscribe(subscription)
             watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            await asyncio.wait({watch})
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
         """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3)."""
@@ -119,8 +120,13 @@ class EventStream(EventSourceResponse):
         await self._write(send, end + form.closing(), more=False)
 
     async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        async with asyncio.timeout(self._server.send_timeout):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        """In pieces, because the time-out is for one that takes nothing, not for one that takes much slowly."""
+        for start in range(0, max(1, len(body)), PIECE):
+            end = start + PIECE
+            async with asyncio.timeout(self._server.send_timeout):
+                await send(
+                    {"type": "http.response.body", "body": body[start:end], "more_body": more or end < len(body)}
+                )
 
     def _jittered_retry(self) -> int:
         """Clients that are sent away together must not come back together."""

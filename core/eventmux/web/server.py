@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import socket
 import struct
@@ -16,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..config import ServerConfig
 from ..hub import Hub
 from .response import ABORT
+
+log = logging.getLogger("eventmux.server")
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,9 +42,18 @@ class Protocol(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Ends the streams before uvicorn waits for their connections to close, and exits 0 after a signal."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: Hub, *, owns_process: bool) -> None:
         super().__init__(config)
         self._hub = hub
+        self._owns_process = owns_process
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().serve(sockets)
+        if self._owns_process and self._hub.abandoned:
+            # asyncio would wait for ever for a generator that swallows its cancellation.
+            log.warning("exit without waiting for %d generators that do not close", self._hub.abandoned)
+            logging.shutdown()
+            os._exit(0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.drain()
@@ -66,7 +79,8 @@ def bind(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
-def make_server(app: FastAPI, config: ServerConfig) -> Server:
+def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = False) -> Server:
+    """`owns_process`: whether the server may end the process where a generator would not let it."""
     return Server(
         uvicorn.Config(
             app,
@@ -77,4 +91,5 @@ def make_server(app: FastAPI, config: ServerConfig) -> Server:
             timeout_graceful_shutdown=max(1, round(config.grace)),
         ),
         app.state.hub,
+        owns_process=owns_process,
     )

@@ -112,12 +112,11 @@ class Streams:
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
         start = Start(cursor, words.since_time(time.time()))
-        self._hub.check(wanted, start)
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         return EventStream(
-            lambda: self._hub.subscribe(wanted, start, Selection(events, limit)),
+            lambda: self._hub.subscribe(wanted, start, Selection(events, limit, reconnects=media_type == formats.SSE)),
             self._hub.unsubscribe,
             formats.new_format(media_type, qualify=words.qualify),
             self._server,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from eventmux import ConfigOnly, SourceError, source
+from eventmux import Bounds, ConfigOnly, SourceError, source
 from eventmux_plugins.openai import chat, responses
 from eventmux_plugins.openai.events import Delta, Done, Reasoning, Refusal, Started, ToolCall, Usage
 from eventmux_plugins.openai.failures import explained
@@ -41,7 +41,8 @@ Url = Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$", max_le
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
-@source(once=True, check=one_of_prompt_or_messages)
+# Each piece is small: by the usual bound in events, a minute on a dead connection would be more than the history keeps.
+@source(once=True, history=Bounds(events=100_000), check=one_of_prompt_or_messages)
 async def openai(
     *,
     prompt: Text | None = None,
