@@ -187,9 +187,12 @@ class Proxy:
         await self._flows.wait()
 
     async def _end(self, body: bytes, head: bytes, writer: asyncio.StreamWriter) -> None:
-        """Write a response whose body is the first of the chunks in `body`."""
-        size, _, rest = body.partition(b"\r\n")
-        writer.write(b"%b\r\n\r\n%b\r\n%b\r\n0\r\n\r\n" % (head, size, rest[: int(size, 16)]))
+        """Write a response whose body is the first of the chunks in `body`, or its first block if it has no chunks."""
+        if b"transfer-encoding: chunked" in head.lower():
+            size, _, rest = body.partition(b"\r\n")
+            writer.write(b"%b\r\n\r\n%b\r\n%b\r\n0\r\n\r\n" % (head, size, rest[: int(size, 16)]))
+        else:
+            writer.write(b"%b\r\n\r\n%b\n\n" % (head, body.partition(b"\n\n")[0]))
         await writer.drain()
 
 

@@ -7,36 +7,17 @@ import logging
 import os
 import signal
 import socket
-import struct
 import threading
 from collections.abc import Generator
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..config import ServerConfig
 from ..hub import Hub
-from .response import ABORT
+from .protocol import Protocol
 
 log = logging.getLogger("eventmux.server")
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's own, that also lets a response abort its connection. ASGI has no word for it, and a connection that is
-    merely closed waits for the client to take what is buffered, which one that takes nothing never does.
-    """
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.abort}}
-
-    def abort(self) -> None:
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            # Else the kernel would keep what it has buffered, megabytes, for a client that takes nothing.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
 
 
 class Server(uvicorn.Server):
