@@ -113,6 +113,7 @@ class Soak:
 
     async def _state(self) -> dict[str, Any]:
         """After a request that is over, so that this one's own connection counts alike each time."""
+        await asyncio.sleep(0.2)
         found = await held(self._served.port, trim=True)
         await asyncio.sleep(0.1)
         return {**found, "fds": self._served.fds(), "rss": self._served.rss()}

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,9 +20,9 @@ from eventmux import Event, SourceError, source
 from eventmux.catalog import EnabledSource
 from eventmux.config import ServerConfig
 from eventmux.cursor import parse_cursor
-from eventmux.hub import Hub, Limits, Start, Wanted
+from eventmux.hub import Hub, Start, Wanted
 from eventmux.operators import Step
-from eventmux.policy import Bounds, Policy, Restart
+from eventmux.policy import Bounds, Limits, Policy, Restart
 from eventmux.subscription import Selection
 from eventsource import PATIENCE, wait_until
 from service import enable, serve_process, serving, settings_of
@@ -153,6 +154,30 @@ def test_a_client_that_is_turned_away_has_started_nothing() -> None:
         stream.take(1)
         assert service.hub.runs == 1
     assert starts == []
+
+
+def test_a_run_found_for_a_client_that_is_turned_away_still_ends_with_its_linger() -> None:
+    closed = threading.Event()
+
+    @source
+    async def mine() -> AsyncIterator[Note]:
+        try:
+            n = 0
+            while True:
+                n += 1
+                yield Note(n=n)
+                await asyncio.sleep(0.005)
+        finally:
+            closed.set()
+
+    settings = settings_of(enable(mine, linger=0.3), enable(endless, max_runs=1, linger=60))
+    with serving(settings, expect_quiet=False) as service, service.open("/sse/endless") as full:
+        full.take(1)
+        with service.open("/sse/mine") as stream:
+            cursor = stream.take(1)[0].id
+        with service.open("/sse?sources=mine,endless", cursor=cursor) as turned_away:
+            assert turned_away.rest() == []
+        assert closed.wait(PATIENCE)
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
@@ -312,7 +337,7 @@ async def test_parameters_that_clients_send_are_bounded_in_memory(anyio_backend:
         subscription = hub.subscribe([want], Start(), Selection())
         await asyncio.sleep(0.001)
         hub.unsubscribe(subscription)
-    kept = sum(len(run.parameters.model_dump_json()) for run in hub._all())
+    kept = sum(len(run.parameters.model_dump_json()) for run in hub._runs.all())
     assert kept <= 1_200_000
     await hub.close()
 

@@ -16,8 +16,8 @@ from eventmux.catalog import EnabledSource
 from eventmux.channel import Channel, Clock
 from eventmux.cursor import parse_cursor
 from eventmux.history import FRAME_OVERHEAD, History, Ledger
-from eventmux.hub import Hub, Limits, Start, Wanted
-from eventmux.policy import Bounds, Policy
+from eventmux.hub import Hub, Start, Wanted
+from eventmux.policy import Bounds, Limits, Policy
 from eventmux.sse import Frame
 from eventmux.subscription import Selection, Subscription
 
@@ -176,7 +176,7 @@ async def test_one_log_alone_cannot_outgrow_the_bound_of_all(shared: Bench) -> N
 async def test_old_events_are_let_go_even_if_nothing_new_comes(
     anyio_backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventmux.hub.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("eventmux.runs.SWEEP_SECONDS", 0.01)
     bench = Bench(Limits(), Policy(shared=True, linger=0, history=Bounds(age=0.03)))
     subscription = bench.open(bench.want("aging"))
     await bench.append("aging", "x")

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.cursor import Cursor, parse_cursor
-from eventmux.hub import Hub, Limits, Start, Wanted
-from eventmux.policy import Bounds, Policy
+from eventmux.hub import Hub, Start, Wanted
+from eventmux.policy import Bounds, Limits, Policy
 from eventmux.subscription import Selection, Subscription
 from eventmux.web.formats import EventStreamFormat
 from whatwg import Message, Parser

@@ -15,10 +15,9 @@ from .catalog import MAX_SOURCES, Catalog
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
-from .hub import Limits
 from .operators import Step
 from .plugins import Plugins, load_plugins
-from .policy import Bounds, Policy, Restart
+from .policy import Bounds, Limits, Policy, Restart
 from .source import MAX_NAME, NAME
 
 if TYPE_CHECKING:

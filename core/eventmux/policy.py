@@ -59,3 +59,11 @@ class Policy:
         if self.linger is not None:
             return self.linger
         return SHARED_LINGER if self.shared else PRIVATE_LINGER
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a process keeps: bytes of all histories together, and private runs without a subscriber."""
+
+    history: int = 256 * 1024 * 1024
+    detached: int = 1_000

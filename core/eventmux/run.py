@@ -51,6 +51,7 @@ class Run:
         self.parameters = parameters
         self.channel = channel
         self.principal = principal
+        self.size = len(parameters.model_dump_json())  # bytes that a client has sent
         self.state: State = "idle"
         self.is_abandoned = False
         self._on_over = on_over

@@ -1,0 +1,217 @@
+"""The runs of a process with their logs, and how long each stays. Who reads them is known to their channels only."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from .channel import Channel, Clock
+from .cursor import shared_epoch
+from .errors import FullError
+from .history import Ledger
+from .run import Run
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from .catalog import EnabledSource
+    from .cursor import Position
+    from .policy import Limits
+
+SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
+RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
+
+
+class Runs:
+    """Finds, opens and lets go runs. A run outlives its last subscription by `linger`; the log of a shared one stays
+    longer, until its memory is needed.
+
+    Everything here is synchronous: between finding a log and joining it there is no `await`, so no event comes between.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.is_draining = False
+        self.abandoned = 0  # generators that have not closed in time
+        self.ledger = Ledger(limits.history, self.relieve)
+        self._limits = limits
+        self._clock = Clock()
+        self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
+        self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
+        self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
+        self._finished: dict[Run, None] = {}  # the same of those that are over
+        self._expiries: dict[Run, asyncio.TimerHandle] = {}
+        self._closing: dict[asyncio.Task[None], Run] = {}
+        self._parameters = 0  # bytes of what clients have sent as parameters of these runs
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def all(self) -> list[Run]:
+        return [run for runs in self._runs.values() for run in runs.values()]
+
+    def of(self, source: str) -> list[Run]:
+        return list(self._runs[source].values())
+
+    def knows(self, epoch: str) -> bool:
+        return any(epoch in runs for runs in self._runs.values())
+
+    @property
+    def active(self) -> int:
+        """How many generators there are, those included that are being closed."""
+        return sum(run.state in {"running", "restarting", "quarantined"} for run in self.all()) + len(self._closing)
+
+    def find(
+        self, enabled: EnabledSource, parameters: BaseModel, position: Position, principal: str | None
+    ) -> Run | None:
+        """The run whose log `position` is in, if it has these parameters and is the client's own."""
+        run = self._runs[enabled.name].get(position.epoch)
+        if run is None or run.principal != (None if enabled.shared else principal):
+            return None
+        return run if run.parameters == parameters and position.offset <= run.channel.history.last else None
+
+    def current(self, enabled: EnabledSource, parameters: BaseModel, *, is_replay: bool) -> Run | None:
+        """The shared run with these parameters. One that is over is good only for who wants to see what it was."""
+        # JSON finds them fast; equality decides, because JSON shows a secret as asterisks.
+        for run in self._shared.get(_key(enabled, parameters), ()):
+            if run.parameters == parameters and (is_replay or run.state != "over"):
+                return run
+        return None
+
+    def open(self, enabled: EnabledSource, parameters: BaseModel, epoch: str, principal: str | None) -> Run:
+        """A new run, not started yet. A private one has the `epoch` and the principal given, a shared one its own and
+        none. Raises FullError where the source has no room for it.
+        """
+        name, policy = enabled.name, enabled.policy
+        self._make_room(enabled)
+        channel = Channel(
+            name,
+            self._new_epoch(name) if policy.shared else epoch,
+            bounds=policy.history,
+            clock=self._clock,
+            ledger=self.ledger,
+            on_idle=self.leave,
+        )
+        run = Run(enabled, parameters, channel, principal=None if policy.shared else principal, on_over=self._run_over)
+        self._runs[name][channel.epoch] = run
+        self._parameters += run.size
+        if policy.shared:
+            key = _key(enabled, parameters)
+            self._shared[key] = [run, *(other for other in self._shared.get(key, ()) if other.parameters != parameters)]
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        return run
+
+    def _new_epoch(self, source: str) -> str:
+        while (epoch := shared_epoch()) in self._runs[source]:
+            pass
+        return epoch
+
+    def _make_room(self, enabled: EnabledSource) -> None:
+        """A source at its bound lets go the log that nobody has read for the longest time."""
+        runs = self._runs[enabled.name]
+        if len(runs) < enabled.policy.max_runs:
+            return
+        idle = [run for run in runs.values() if not run.channel.subscriptions]
+        if not idle:
+            raise FullError(f"source {enabled.name!r} has {len(runs)} runs, and takes no more now")
+        self.forget(min(idle, key=lambda run: run.channel.touched))
+
+    def keep(self, run: Run) -> None:
+        """Start the run, or keep it, for a subscription that joins now."""
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._detached.pop(run, None)
+        self._finished.pop(run, None)
+        run.start()
+
+    def leave(self, channel: Channel) -> None:
+        """The last subscription has left: the run outlives it by `linger`."""
+        run = self._runs[channel.source].get(channel.epoch)
+        if run is None:
+            return
+        linger = run.enabled.policy.linger_seconds
+        if linger <= 0 or self.is_draining:
+            self._expire(run)
+            return
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._expiries[run] = asyncio.get_running_loop().call_later(linger, self._expire, run)
+        if not run.enabled.shared:
+            # Finished runs cost memory, running ones more than that: neither pushes out the other.
+            left = self._finished if run.state == "over" else self._detached
+            left[run] = None
+            if len(left) > self._limits.detached:
+                self._expire(next(iter(left)))
+
+    def _expire(self, run: Run) -> None:
+        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty."""
+        if run.enabled.shared and run.state != "over" and run.channel.history.last:
+            self._stop(run)
+        else:
+            self.forget(run)
+
+    def _run_over(self, run: Run) -> None:
+        channel = run.channel
+        if not channel.subscriptions and (run in self._detached or run not in self._expiries):
+            self._detached.pop(run, None)
+            self.leave(channel)
+
+    def _stop(self, run: Run) -> None:
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._detached.pop(run, None)
+        self._finished.pop(run, None)
+        if task := run.stop():
+            self._closing[task] = run
+            task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        run = self._closing.pop(task)
+        self.abandoned += run.is_abandoned
+
+    def forget(self, run: Run) -> None:
+        """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
+        self._stop(run)
+        if self._runs[run.enabled.name].pop(run.channel.epoch, None):
+            self._parameters -= run.size
+        key = _key(run.enabled, run.parameters)
+        if run in self._shared.get(key, ()):
+            self._shared[key].remove(run)
+            if not self._shared[key]:
+                del self._shared[key]
+        run.channel.history.clear()
+
+    def relieve(self) -> None:
+        """If all histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""
+        if max(self.ledger.bytes, self._parameters) <= self._limits.history:
+            return
+        aim = int(self._limits.history * RELIEF)
+        by_idleness = sorted(self.all(), key=lambda run: (bool(run.channel.subscriptions), run.channel.touched))
+        for run in by_idleness:
+            if max(self.ledger.bytes, self._parameters) <= aim:
+                return
+            if not run.channel.subscriptions:
+                self.forget(run)
+            elif self.ledger.bytes > aim:
+                run.channel.history.evict_bytes(self.ledger.bytes - aim)
+
+    def _sweep(self) -> None:
+        now = self._clock.now()
+        for run in self.all():
+            run.channel.history.trim(now)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+    async def close(self) -> None:
+        """Stop every run, and wait until their generators are closed or abandoned."""
+        self.is_draining = True
+        if self._sweeper:
+            self._sweeper.cancel()
+        for run in self.all():
+            self.forget(run)
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+
+def _key(enabled: EnabledSource, parameters: BaseModel) -> tuple[str, bytes]:
+    # A digest, because parameters can be a mebibyte of text.
+    return enabled.name, hashlib.blake2b(parameters.model_dump_json().encode(), digest_size=16).digest()
