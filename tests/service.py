@@ -27,12 +27,11 @@ from eventmux.web.server import bind, make_server
 from eventsource import PATIENCE, EventSource, wait_until
 
 
-class Service:
-    """A running service. `hub` may be looked at only for what no client can see: runs and subscriptions left over."""
+class Client:
+    """Whoever asks a service at `url`."""
 
-    def __init__(self, url: str, hub: Hub) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.hub = hub
 
     def open(self, path: str, **options: object) -> EventSource:
         return EventSource(self.url + path, **options)  # type: ignore[arg-type]
@@ -42,6 +41,14 @@ class Service:
 
     def post(self, path: str, **options: object) -> httpx2.Response:
         return httpx2.post(self.url + path, timeout=PATIENCE, trust_env=False, **options)  # type: ignore[arg-type]
+
+
+class Service(Client):
+    """A running service. `hub` may be looked at only for what no client can see: runs and subscriptions left over."""
+
+    def __init__(self, url: str, hub: Hub) -> None:
+        super().__init__(url)
+        self.hub = hub
 
     def is_quiet(self) -> bool:
         return self.hub.runs == 0 and self.hub.subscriptions == 0
