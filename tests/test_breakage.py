@@ -115,7 +115,7 @@ async def test_whatever_the_order_of_comings_goings_and_failures_a_run_is_never_
     subscription = hub.subscribe([want], Start(), Selection())
     async with asyncio.timeout(PATIENCE):
         while not subscription.read():
-            await subscription.wait(1)
+            await subscription.wait()
     hub.unsubscribe(subscription)
     await hub.close()
     assert (live, hub.runs, hub.history_bytes) == (0, 0, 0)

@@ -252,8 +252,8 @@ class Streams(RuleBasedStateMachine):
 
     def fetch(self, client: Client) -> None:
         assert client.subscription
-        while entries := client.subscription.read():
-            client.unread += client.form.entries(entries)
+        while chunk := client.form.read(client.subscription):
+            client.unread += chunk
         client.unread += client.form.heartbeat(client.subscription.cursor)
 
     def receive(self, client: Client, count: int) -> None:

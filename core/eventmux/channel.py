@@ -6,7 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from .history import History, Ledger
+from . import sse
+from .cursor import position_text
+from .history import READ_BYTES, READ_EVENTS, History, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 WINDOW_EVENTS = 256
 WINDOW_BYTES = 256 * 1024
+JOINED_PLACES = 16  # where subscriptions stand in a log, for which the joined bytes are kept; most stand at one
 
 
 class Clock:
@@ -61,6 +64,8 @@ class Channel:
         self._reached = 0
         self._reader_moved: asyncio.Future[None] | None = None
         self._marked = False
+        self._joined: dict[int, tuple[bytes, int]] = {}
+        self._joined_last = 0
 
     def append(self, frame: Frame) -> None:
         frame.at = self.touched = self._clock.now()
@@ -75,6 +80,33 @@ class Channel:
         if self.ended is None:
             self.ended = reason
             self._mark()
+
+    def joined(self, offset: int) -> tuple[bytes, int]:
+        """What follows `offset` as blocks with this channel's cursor, up to about READ_BYTES, and the offset reached.
+
+        It is made once for all subscriptions at one place.
+        """
+        if len(self.subscriptions) == 1:
+            return self._join_after(offset)  # nobody to share it with, and no memory for keeping it
+        last = self.history.last
+        if self._joined_last != last or len(self._joined) >= JOINED_PLACES:
+            self._joined.clear()
+            self._joined_last = last
+        found = self._joined.get(offset)
+        if found is None:
+            found = self._joined[offset] = self._join_after(offset)
+        return found
+
+    def _join_after(self, offset: int) -> tuple[bytes, int]:
+        blocks: list[bytes] = []
+        size = 0
+        for frame in self.history.after(offset, READ_EVENTS):
+            offset += 1
+            blocks.append(sse.block(frame, position_text(self.epoch, offset)))
+            size += len(frame.body)
+            if size >= READ_BYTES:
+                break
+        return b"".join(blocks), offset
 
     def join(self, subscription: Subscription) -> None:
         self.touched = self._clock.now()

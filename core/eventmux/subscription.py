@@ -6,7 +6,6 @@ It holds a position per channel and no events. How frames become a response is n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import sse
 from .cursor import CursorWriter
+from .history import READ_BYTES, READ_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .cursor import Position
     from .sse import Frame
-
-READ_EVENTS = 256  # frames looked at per channel and read; more wait for the next one
-READ_BYTES = 64 * 1024  # uvicorn's high-water mark: one read fills a connection's buffer and no more
 
 
 class Entry(NamedTuple):
@@ -108,17 +105,15 @@ class Subscription:
         if self._waiter and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self, seconds: float) -> None:
-        """Return as soon as there may be something to read, or after so many `seconds`, and not in this loop turn:
-        a client that reads all the time, or leaves everything out, must not keep the loop from the others.
+    async def wait(self) -> None:
+        """Return when `wake` is called, by a channel that has more or by a timer; and not in this turn of the loop: a
+        client that reads all the time, or leaves everything out, must not keep the loop from the others.
         """
         if self._woken:
             await asyncio.sleep(0)
             return
         self._waiter = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._waiter
+        await self._waiter
 
     def drain(self) -> None:
         self._is_draining = True
@@ -151,6 +146,26 @@ class Subscription:
                 view.channel.reached(view.offset)
         entries += self._ends()
         return entries
+
+    def read_joined(self) -> bytes:
+        """The same as blocks of SSE, where all subscribers at this place share them: one channel, and nothing left out.
+
+        Nothing where that is not so, or where there is more to say than events: `read` has it then.
+        """
+        view = self._views[0]
+        channel = view.channel
+        if len(self._views) > 1 or self._left is not None or self._selection.events is not None or channel is None:
+            return b""
+        if view.gap is not None or view.offset < channel.history.first - 1:
+            return b""
+        text, offset = channel.joined(view.offset)
+        if text:
+            view.offset = offset
+            self._cursor.move(0, offset)
+            channel.reached(offset)
+            # What is left, and the end, come with the next read.
+            self._woken = offset < channel.history.last or channel.ended is not None
+        return text
 
     def _gaps(self, index: int, view: View) -> Iterator[Entry]:
         """Move a view over what its history no longer has, and say so."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from .. import sse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from ..subscription import Entry
+    from ..subscription import Entry, Subscription
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 MEDIA_TYPES = (SSE, NDJSON, JSON)
@@ -23,7 +23,10 @@ class Format(Protocol):
     media_type: str
 
     def opening(self, cursor: bytes, retry: int) -> bytes: ...
-    def entries(self, entries: Sequence[Entry]) -> bytes: ...
+    def read(self, subscription: Subscription) -> bytes:
+        """What has come since the last call; nothing if nothing has."""
+        ...
+
     def heartbeat(self, cursor: bytes) -> bytes: ...
     def farewell(self, retry: int) -> bytes:
         """The service ends the stream; the client may come back after `retry` milliseconds."""
@@ -45,7 +48,11 @@ class EventStreamFormat:
         self._cursor = cursor
         return b"retry: %d\nid: %b\n\n" % (retry, cursor)
 
-    def entries(self, entries: Sequence[Entry]) -> bytes:
+    def read(self, subscription: Subscription) -> bytes:
+        if not self._qualify and (joined := subscription.read_joined()):
+            self._cursor = subscription.cursor
+            return joined
+        entries = subscription.read()
         if not entries:
             return b""
         self._cursor = entries[-1].cursor
@@ -75,8 +82,8 @@ class LinesFormat:
     def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002 - a line is an event, and this is none
         return b""
 
-    def entries(self, entries: Sequence[Entry]) -> bytes:
-        return b"".join(_line(entry, qualify=self._qualify) + b"\n" for entry in entries)
+    def read(self, subscription: Subscription) -> bytes:
+        return b"".join(_line(entry, qualify=self._qualify) + b"\n" for entry in subscription.read())
 
     def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002
         return b"\n"
@@ -100,7 +107,8 @@ class ArrayFormat:
     def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002
         return b"["
 
-    def entries(self, entries: Sequence[Entry]) -> bytes:
+    def read(self, subscription: Subscription) -> bytes:
+        entries = subscription.read()
         text = b",\n".join(_line(entry, qualify=self._qualify) for entry in entries)
         if entries and not self._is_first:
             text = b",\n" + text

@@ -11,6 +11,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import JSONResponse, Response
 
 from ..errors import FullError
+from .alarm import Alarm
 from .formats import SSE
 
 if TYPE_CHECKING:
@@ -56,30 +57,41 @@ class EventStream(EventSourceResponse):
         self._format = form
         self._server = server
         self._is_gone = False
+        self._is_late = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a server runs an application in a task
+        self._task = task
         try:
             subscription = self._subscribe()
         except FullError as full:
             await self._turn_away(scope, receive, send, str(full))
             return
         watch = asyncio.create_task(self._watch(receive, subscription), name="eventmux disconnect")
+        self._alarm = Alarm()
         try:
             await self._stream(send, subscription)
-        except TimeoutError:
-            log.warning("a client took nothing for %g seconds: cut off", self._server.send_timeout)
-            extensions = scope.get("extensions") or {}
-            if ABORT not in extensions:
-                raise  # the server closes the connection
-            extensions[ABORT]["abort"]()
-            await watch
+        except asyncio.CancelledError:
+            if not self._is_late or self._task.uncancel():
+                raise
+            await self._cut_off(scope, watch)
         finally:
+            self._alarm.stop()
             self._unsubscribe(subscription)
             watch.cancel()
             await asyncio.wait({watch})
+
+    async def _cut_off(self, scope: Scope, watch: asyncio.Task[None]) -> None:
+        log.warning("a client took nothing for %g seconds: cut off", self._server.send_timeout)
+        extensions = scope.get("extensions") or {}
+        if ABORT not in extensions:
+            raise TimeoutError("a client took nothing")  # the server closes the connection
+        extensions[ABORT]["abort"]()
+        await watch
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
         """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3)."""
@@ -102,18 +114,19 @@ class EventStream(EventSourceResponse):
         form = self._format
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await self._write(send, form.opening(subscription.cursor, self._server.retry))
-        loop = asyncio.get_running_loop()
-        heartbeat = loop.time() + self._server.heartbeat
+        now = asyncio.get_running_loop().time
+        heartbeat = now() + self._server.heartbeat
         while not self._is_gone:
-            chunk = form.entries(subscription.read())
-            if not chunk and loop.time() >= heartbeat:
+            chunk = form.read(subscription)
+            if not chunk and now() >= heartbeat:
                 chunk = form.heartbeat(subscription.cursor)
             if chunk:
                 await self._write(send, chunk)
-                heartbeat = loop.time() + self._server.heartbeat
+                heartbeat = now() + self._server.heartbeat
             if subscription.is_over or subscription.is_drained:
                 break
-            await subscription.wait(heartbeat - loop.time())
+            self._alarm.set(heartbeat, subscription.wake)
+            await subscription.wait()
         if self._is_gone:
             return
         end = form.farewell(self._jittered_retry()) if subscription.is_drained and not subscription.is_over else b""
@@ -121,12 +134,16 @@ class EventStream(EventSourceResponse):
 
     async def _write(self, send: Send, body: bytes, *, more: bool = True) -> None:
         """In pieces, because the time-out is for one that takes nothing, not for one that takes much slowly."""
+        now = asyncio.get_running_loop().time
         for start in range(0, max(1, len(body)), PIECE):
             end = start + PIECE
-            async with asyncio.timeout(self._server.send_timeout):
-                await send(
-                    {"type": "http.response.body", "body": body[start:end], "more_body": more or end < len(body)}
-                )
+            piece = body if len(body) <= PIECE else body[start:end]
+            self._alarm.set(now() + self._server.send_timeout, self._give_up)
+            await send({"type": "http.response.body", "body": piece, "more_body": more or end < len(body)})
+
+    def _give_up(self) -> None:
+        self._is_late = True
+        self._task.cancel()
 
     def _jittered_retry(self) -> int:
         """Clients that are sent away together must not come back together."""
