@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import sse
 from .cursor import position_text
-from .history import READ_BYTES, READ_EVENTS, History, Ledger
+from .history import History, Ledger
+from .subscription import READ_BYTES, READ_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

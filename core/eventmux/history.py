@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from .sse import Frame
 
 FRAME_OVERHEAD = 192  # bytes that a frame costs beside its body, measured by tracemalloc in tests/test_history.py
-READ_EVENTS = 256  # frames read at a time; more wait for the next read
-READ_BYTES = (
-    64 * 1024
-)  # of them, about: uvicorn's high-water mark, so that a read fills a connection's buffer and no more
 SECOND = 1_000_000_000
 FEW = 64  # empty places that are not worth a move of the others
 

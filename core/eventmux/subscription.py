@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import sse
 from .cursor import CursorWriter
-from .history import READ_BYTES, READ_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from .channel import Channel
     from .cursor import Position
     from .sse import Frame
+
+READ_EVENTS = 256  # frames read at a time; more wait for the next read
+READ_BYTES = 64 * 1024  # of them, about: uvicorn's high-water mark; a read fills a connection's buffer and no more
 
 
 class Entry(NamedTuple):
