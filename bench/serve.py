@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from eventmux.app import create_app
-from eventmux.config import load_settings
+from eventmux.settings import load_settings
 from eventmux.web.server import bind, make_server
 
 

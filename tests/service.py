@@ -19,9 +19,10 @@ import httpx2
 
 from eventmux.app import create_app
 from eventmux.catalog import Catalog, EnabledSource
-from eventmux.config import Config, LimitsConfig, ServerConfig, Settings, load_settings
+from eventmux.config import Config, LimitsConfig, ServerConfig
 from eventmux.hub import Hub
 from eventmux.plugins import Plugins
+from eventmux.settings import Settings, load_settings
 from eventmux.source import Source
 from eventmux.web.server import bind, make_server
 from eventsource import PATIENCE, EventSource, wait_until

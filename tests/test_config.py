@@ -10,9 +10,9 @@ import pytest
 
 from distributions import HEAD, on_path, source_text, write_distribution
 from eventmux.app import create_app
-from eventmux.config import Settings, load_installed, load_settings
 from eventmux.errors import ConfigError, UnavailableError
 from eventmux.policy import Bounds
+from eventmux.settings import Settings, load_installed, load_settings
 from service import serving, serving_file
 
 BUNDLED = ["clock", "counter", "echo", "openai", "reverse-echo"]

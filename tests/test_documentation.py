@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from eventmux import errors
 from eventmux.cli import main
-from eventmux.config import Config, HistoryConfig, PluginsConfig, ServerConfig, SourceConfig, load_settings
+from eventmux.config import Config, HistoryConfig, PluginsConfig, ServerConfig, SourceConfig
 from eventmux.operators import Step
 from eventmux.plugins import load_plugins
+from eventmux.settings import load_settings
 from eventsource import PATIENCE
 from service import Service, serving
 

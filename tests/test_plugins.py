@@ -12,8 +12,8 @@ from typing import Protocol
 import pytest
 
 from distributions import HEAD, on_path, source_text, write_distribution
-from eventmux.config import load_settings
 from eventmux.plugins import Plugin, Plugins, load_plugins
+from eventmux.settings import load_settings
 from service import serving
 
 BUNDLED = ["clock", "counter", "echo", "openai", "reverse-echo"]

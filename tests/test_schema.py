@@ -10,8 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from distributions import HEAD, on_path, source_text
-from eventmux.config import load_installed
 from eventmux.schema import config_schema
+from eventmux.settings import load_installed
 
 SHIPPED = Path(__file__).parents[1] / "plugins.yaml"
 

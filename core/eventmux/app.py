@@ -13,9 +13,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from .config import Settings, load_settings
 from .errors import EventmuxError, TooLargeError
 from .hub import Hub
+from .settings import Settings, load_settings
 from .web import catalog, dashboard, openapi, status, streams
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from .config import Settings, load_installed, load_settings
 from .errors import ConfigError
 from .schema import config_schema
+from .settings import Settings, load_installed, load_settings
 
 if TYPE_CHECKING:
     from .catalog import EnabledSource

@@ -1,0 +1,220 @@
+"""plugins.yaml read, checked against the plugins, and made into a catalog. An error points at its line."""
+
+from __future__ import annotations
+
+import os
+from collections import UserDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from .catalog import Catalog
+from .config import Config, HistoryConfig, LimitsConfig, PluginsConfig, RestartConfig, ServerConfig, SourceConfig
+from .document import Document, Loc, Problem, read_document
+from .enabling import Enabling, in_words
+from .errors import ConfigError, suggestion
+from .operators import Step
+from .plugins import Plugins, load_plugins
+from .policy import Limits
+from .source import MAX_NAME
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+DEFAULT_FILE = Path("plugins.yaml")
+BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
+# Letters of a value of the environment. A shorter one is no secret, and is in every other word; that a longer one is in
+# a text is known by its beginning, for a validator may show no more.
+MIN_SECRET, MAX_SHOWN = 4, 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the service is built from. `file` is None where there is no plugins.yaml."""
+
+    config: Config
+    plugins: Plugins
+    catalog: Catalog
+    file: str | None = None
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.config.limits.history, self.config.limits.detached)
+
+
+def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read `path`, or ./plugins.yaml if there is one. Raises ConfigError with every fault found, in file order."""
+    given = _Environment(environ)
+    document, file = _read(path, given)
+    plugins = _plugins(document)
+    document = _with_bundled(document, plugins)
+    enabling = Enabling(document, plugins)
+    if problems := [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]:
+        raise ConfigError(_report(document, problems, given))
+    config = _typed(document)
+    return Settings(config, plugins, enabling.catalog(config), file)
+
+
+def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Plugins:
+    """The plugins that the file's `plugins` section asks for. Raises ConfigError for what keeps it from being read.
+
+    Faults elsewhere in the file do not matter: this serves the commands that help to mend them.
+    """
+    given = _Environment(environ)
+    document, _ = _read(path, given)
+    if problems := [problem for problem in _problems(document) if problem.loc[:1] in ((), ("plugins",))]:
+        raise ConfigError(_report(document, problems, given))
+    return _plugins(document)
+
+
+class _Environment(UserDict[str, str]):
+    """The environment, and which of its values the file has asked for: an error text must not show them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(environ)
+        self.used: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        self.used[name] = super().__getitem__(name)
+        return self.used[name]
+
+    def hide(self, text: str) -> str:
+        """`text` with `${NAME}` for the variable's value, and for the beginning of it that a validator has shown."""
+        for name, value in sorted(self.used.items(), key=lambda item: -len(item[1])):
+            for form in (value, repr(value)[1:-1]):
+                start = text.find(form[:MAX_SHOWN]) if len(form) >= MIN_SECRET else -1
+                if start >= 0:
+                    length = next(n for n in range(len(form), 0, -1) if text.startswith(form[:n], start))
+                    return self.hide(text[:start]) + f"${{{name}}}" + self.hide(text[start + length :])
+        return text
+
+
+def _read(path: Path | None, environ: Mapping[str, str]) -> tuple[Document, str | None]:
+    """The document, whose value is a mapping, and the file's name if there is a file."""
+    if path is None and not os.path.lexists(DEFAULT_FILE):
+        return Document(str(DEFAULT_FILE), {}, []), None
+    document = read_document(path or DEFAULT_FILE, environ)
+    if not isinstance(document.value, dict):
+        fault = document.problem((), f"a mapping is expected, with some of {', '.join(Config.model_fields)}")
+        raise ConfigError([fault.text(document.file)])
+    if document.problems and not document.value:  # not read to its end: it is not known which plugins are disabled
+        raise ConfigError([problem.text(document.file) for problem in document.problems])
+    return document, document.file
+
+
+def _with_bundled(document: Document, plugins: Plugins) -> Document:
+    if "sources" in document.value:
+        return document
+    bundled = [name for name, (_, plugin) in plugins.offers.items() if plugin.distribution == BUNDLED]
+    return replace(document, value={**document.value, "sources": dict.fromkeys(bundled)})
+
+
+def _report(document: Document, problems: list[Problem], environ: _Environment) -> list[str]:
+    ordered = sorted(set(problems), key=lambda problem: (problem.line, problem.column, problem.message))
+    return [replace(problem, message=environ.hide(problem.message)).text(document.file) for problem in ordered]
+
+
+def _problems(document: Document) -> Iterator[Problem]:
+    """What is wrong with the file by itself, whatever the plugins are."""
+    yield from document.problems
+    directory = _directory(document)
+    if directory and not _is_directory(directory):
+        yield document.problem(("plugins", "dir"), f"there is no directory {directory}")
+    for loc, names in document.unset.items():
+        if loc[:1] != ("sources",) or len(loc) == 1:  # in a source it makes that source unavailable, and no more
+            what = f"variable {names[0]} is" if len(names) == 1 else f"variables {' and '.join(names)} are"
+            yield document.problem(loc, f"the environment {what} not set: set it, or write ${{NAME:-default}}")
+    try:
+        Config.model_validate(document.value)
+    except ValidationError as invalid:
+        for fault in invalid.errors(include_url=False, include_context=False):
+            if not any(_is_part(fault["loc"], unset) for unset in document.unset):  # else the variable is the fault
+                yield document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
+
+
+def _is_part(one: Loc, other: Loc) -> bool:
+    """Whether one of the two is within the other."""
+    return all(a == b for a, b in zip(one, other, strict=False))
+
+
+def _message(fault: ErrorDetails) -> str:
+    loc = fault["loc"]
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key{suggestion(str(loc[-1]), _allowed(loc[:-1]))}"
+    if loc[-1] == "[key]":
+        return f"a name is kebab-case, like 'reverse-echo', of at most {MAX_NAME} letters"
+    return in_words(fault)
+
+
+def _allowed(loc: Loc) -> frozenset[str]:
+    """The keys that a mapping at `loc` may have."""
+    match loc:
+        case ():
+            model: type[BaseModel] = Config
+        case ("server",):
+            model = ServerConfig
+        case ("plugins",):
+            model = PluginsConfig
+        case ("sources", _):
+            model = SourceConfig
+        case ("limits",):
+            model = LimitsConfig
+        case ("sources", _, "restart"):
+            model = RestartConfig
+        case ("sources", _, "history"):
+            model = HistoryConfig
+        case _:
+            model = Step
+    return frozenset(model.model_fields)
+
+
+def _typed(document: Document) -> Config:
+    """The configuration of a document without problems.
+
+    Of a source that waits for a variable, only what needs no value to be valid: it is not run, and may not be whole.
+    """
+    sections = document.value["sources"]
+    waiting = {
+        loc[1]: {key: value for key, value in sections[loc[1]].items() if key in {"use", "params", "defaults"}}
+        for loc in document.unset
+        if loc[2:]
+    }
+    return Config.model_validate({**document.value, "sources": {**sections, **waiting}})
+
+
+def _plugins(document: Document) -> Plugins:
+    """Load what the section asks for, as far as it can be read: what is disabled must not be imported by mistake."""
+    disabled = _section(document).get("disabled")
+    names = disabled if isinstance(disabled, list) else [disabled]
+    directory = _directory(document)
+    return load_plugins(
+        disabled=[name for name in names if isinstance(name, str)],
+        directory=directory if directory and _is_directory(directory) else None,
+    )
+
+
+def _section(document: Document) -> Mapping[str, Any]:
+    section = document.value.get("plugins")
+    return section if isinstance(section, dict) else {}
+
+
+def _directory(document: Document) -> Path | None:
+    directory = _section(document).get("dir")
+    return Path(document.file).parent / directory if isinstance(directory, str) else None
+
+
+def _is_directory(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
+
+
+def _disabled_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
+    disabled = _section(document).get("disabled")
+    names = {plugin.name for plugin in plugins.found}
+    keys = {plugin.key for plugin in plugins.found}
+    for index, name in enumerate(disabled if isinstance(disabled, list) else ()):
+        if isinstance(name, str) and name not in names | keys:
+            near = suggestion(name, keys if ":" in name else names)
+            yield document.problem(("plugins", "disabled", index), f"no plugin {name!r}{near}")
