@@ -39,12 +39,13 @@ def test_a_soak_of_seconds_loses_nothing_and_leaves_nothing(tmp_path):
 
 
 def test_the_stalled_are_measured_beside_the_idle_and_then_let_go(tmp_path):
-    stall = ["--clients", "20", "--seconds", "0.6", "--send-timeout", "1.5", "--send-buffer", "16384"]
+    stall = ["--clients", "20", "--seconds", "0.6", "--send-timeout", "2", "--send-buffer", "16384"]
     # So few say nothing about memory.
     found = run(tmp_path, "bench.stalled", *stall, "--rate", "5000", "--size", "500", "--tolerance", "1000")
     assert list(found["measured"]) == ["idle", "stalled", "stalled in a replay"]
     for measured in found["measured"].values():
-        assert measured["there"]["fds"] >= measured["before"]["fds"] + 20 > measured["gone"]["fds"]
+        # The connection that asked for the state before may still have been open.
+        assert measured["there"]["fds"] >= measured["before"]["fds"] + 19 > measured["gone"]["fds"]
 
 
 @pytest.fixture
