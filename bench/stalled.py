@@ -96,6 +96,7 @@ class Newest:
 async def _state(served: Served, newest: Newest) -> State:
     raw = served.rss()
     found = await held(served.port, trim=True)
+    await asyncio.sleep(0.2)  # until that connection is closed, so that it is in no count of files
     memory = socket_memory()
     return State(
         rss=served.rss(),

@@ -6,6 +6,8 @@ import asyncio
 import random
 import re
 import signal
+import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +26,7 @@ from eventmux.hub import Hub, Start, Wanted
 from eventmux.operators import Step
 from eventmux.policy import Bounds, Limits, Policy, Restart
 from eventmux.subscription import Selection
+from eventmux.web.formats import EventStreamFormat
 from eventsource import PATIENCE, wait_until
 from service import enable, serve_process, serving, settings_of
 
@@ -472,3 +475,154 @@ def test_models_of_parameters_and_of_events_stand_side_by_side_in_openapi() -> N
 def test_the_connection_header_is_left_to_the_server() -> None:
     with serving(settings_of(endless)) as service:
         assert "connection" not in httpx2.head(f"{service.url}/sse/endless", trust_env=False).headers
+
+
+@pytest.mark.parametrize("linger", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_a_client_with_a_request_queued_behind_its_stream_is_let_go_when_it_leaves(linger: int) -> None:
+    with serving(settings_of(endless)) as service:
+        port = int(service.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+            client.sendall(b"GET /sse/endless HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1 << 16)
+            wait_until(lambda: service.hub.subscriptions == 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", linger != socket.SHUT_WR, 0))
+        wait_until(lambda: service.hub.subscriptions == 0, "the stream to end with its connection")
+
+
+def test_one_that_fails_at_once_and_may_begin_again_at_once_freezes_nobody() -> None:
+    @source(shared=True)
+    async def hopeless() -> AsyncIterator[Note]:
+        raise RuntimeError
+        yield Note(n=0)
+
+    restart = Restart(backoff=0, max_backoff=0, attempts=1, quarantine=0)
+    with serving(settings_of(enable(hopeless, restart=restart))) as service, service.open("/sse/hopeless") as stream:
+        stream.take(3)
+        for _ in range(3):
+            assert service.get("/healthz").status_code == 200
+
+
+@pytest.mark.anyio
+async def test_nothing_that_subscribing_raises_leaves_a_run_behind(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub()
+    shared = EnabledSource("endless", endless, "test", policy=Policy(shared=True, linger=60))
+    odd = EnabledSource("odd", endless, "test", policy=Policy(linger=60))
+    wanted = [Wanted(enabled, enabled.validate({})) for enabled in (shared, odd)]
+    opened = hub._runs.open
+
+    def fails(enabled: EnabledSource, *rest: Any) -> Any:
+        if enabled is odd:
+            raise ZeroDivisionError
+        return opened(enabled, *rest)
+
+    monkeypatch.setattr(hub._runs, "open", fails)
+    with pytest.raises(ZeroDivisionError):
+        hub.subscribe(wanted, Start(), Selection())
+    await asyncio.sleep(0.01)
+    assert hub.runs == 0
+    await hub.close()
+
+
+@pytest.mark.anyio
+async def test_bytes_made_for_many_are_let_go_with_the_many(anyio_backend: str) -> None:
+    hub = Hub()
+
+    @source(shared=True)
+    async def large() -> AsyncIterator[Note]:
+        for n in range(20):
+            yield Note(n=n, text="x" * 50_000)
+        await asyncio.Event().wait()
+
+    enabled = EnabledSource("large", large, "test", policy=Policy(shared=True, linger=60))
+    want = Wanted(enabled, enabled.validate({}))
+    first = hub.subscribe([want], Start(), Selection())
+    await asyncio.sleep(0.05)
+    (run,) = hub._runs.all()
+    others = []
+    for offset in range(20):
+        start = Start(parse_cursor(f"{run.channel.epoch}.{offset}"))
+        others.append(hub.subscribe([want], start, Selection()))
+        others[-1].read_joined()
+    kept = sum(len(text) for text, _ in run.channel._joined.values())
+    assert 0 < kept <= 4 * 2 * 65_536
+    for subscription in others:
+        hub.unsubscribe(subscription)
+    assert run.channel._joined == {}
+    hub.unsubscribe(first)
+    await hub.close()
+
+
+@pytest.mark.anyio
+async def test_what_has_ended_says_so_even_if_the_service_goes_down_at_that_moment(anyio_backend: str) -> None:
+    hub = Hub()
+
+    @source
+    async def short() -> AsyncIterator[Note]:
+        yield Note(n=1)
+
+    enabled = EnabledSource("short", short, "test", policy=Policy(linger=60))
+    subscription = hub.subscribe([Wanted(enabled, enabled.validate({}))], Start(), Selection())
+    await asyncio.sleep(0.01)
+    hub.drain()
+    text = EventStreamFormat(qualify=False).read(subscription)
+    assert b"event: note" in text
+    assert b"event: stream.end" in text
+    assert subscription.is_over
+    await hub.close()
+
+
+def test_who_comes_to_a_source_in_quarantine_is_told_why_though_nobody_was_there_before() -> None:
+    @source(shared=True)
+    async def ill() -> AsyncIterator[Note]:
+        raise SourceError("no upstream")
+        yield Note(n=0)
+
+    restart = Restart(backoff=0.001, max_backoff=0.01, attempts=2, quarantine=60)
+    full = enable(endless, max_runs=1)
+    with serving(settings_of(enable(ill, restart=restart), full)) as service:
+        with service.open("/sse/ill") as stream:
+            stream.take(2)
+        wait_until(service.is_quiet)
+        assert service.get("/readyz").json()["sources"]["ill"]["state"] == "quarantined"
+        with service.open("/sse/endless"), service.open("/sse?sources=ill,endless") as refused:
+            assert refused.rest() == []  # and this does not end the quarantine
+        with service.open("/sse/ill") as newcomer:
+            assert newcomer.take(1)[0].data["message"] == "no upstream"
+            assert service.get("/readyz").json()["sources"]["ill"]["state"] == "quarantined"
+
+
+@pytest.mark.anyio
+async def test_a_generator_that_is_abandoned_is_counted_once(
+    anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventmux.run.CLOSE_SECONDS", 0.02)
+    stuck = True
+
+    @source(shared=True)
+    async def clingy() -> AsyncIterator[Note]:
+        nonlocal stuck
+        is_first, stuck = stuck, False
+        while True:
+            try:
+                yield Note(n=0)
+                await asyncio.sleep(3600 if is_first else 0.001)
+            except asyncio.CancelledError:
+                if not is_first or released.is_set():
+                    raise
+
+    released = asyncio.Event()
+    hub = Hub()
+    enabled = EnabledSource("clingy", clingy, "test", policy=Policy(shared=True, linger=0))
+    want = Wanted(enabled, enabled.validate({}))
+    for _ in range(3):
+        subscription = hub.subscribe([want], Start(), Selection())
+        await asyncio.sleep(0.01)
+        hub.unsubscribe(subscription)
+        async with asyncio.timeout(PATIENCE):
+            while hub.runs:
+                await asyncio.sleep(0.005)
+    assert hub.abandoned <= 1
+    released.set()
+    await hub.close()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WINDOW_EVENTS = 256
 WINDOW_BYTES = 256 * 1024
-JOINED_PLACES = 16  # where subscriptions stand in a log, for which the joined bytes are kept; most stand at one
+JOINED_PLACES = 4  # where subscriptions stand in a log, for which the joined bytes are kept; most stand at one
 
 
 class Clock:
@@ -89,12 +89,13 @@ class Channel:
         """
         if len(self.subscriptions) == 1:
             return self._join_after(offset)  # nobody to share it with, and no memory for keeping it
-        last = self.history.last
-        if self._joined_last != last or len(self._joined) >= JOINED_PLACES:
+        if self._joined_last != self.history.last:
             self._joined.clear()
-            self._joined_last = last
+            self._joined_last = self.history.last
         found = self._joined.get(offset)
         if found is None:
+            if len(self._joined) >= JOINED_PLACES:
+                self._joined.clear()
             found = self._joined[offset] = self._join_after(offset)
         return found
 
@@ -109,6 +110,11 @@ class Channel:
                 break
         return b"".join(blocks), offset
 
+    def clear(self) -> None:
+        """Let go everything."""
+        self._joined.clear()
+        self.history.clear()
+
     def join(self, subscription: Subscription) -> None:
         self.touched = self._clock.now()
         self.subscriptions.add(subscription)
@@ -116,6 +122,8 @@ class Channel:
     def leave(self, subscription: Subscription) -> None:
         self.touched = self._clock.now()
         self.subscriptions.discard(subscription)
+        if len(self.subscriptions) <= 1:
+            self._joined.clear()
         if not self.subscriptions:
             self._on_idle(self)
 

@@ -31,10 +31,10 @@ class HistoryConfig(Section):
 class RestartConfig(Section):
     """How a shared source that has failed is started again. Seconds, but for `attempts`: failures in a row."""
 
-    backoff: Seconds = Restart().backoff
+    backoff: Annotated[float, Field(ge=0.01, le=3_600, allow_inf_nan=False)] = Restart().backoff
     max_backoff: Seconds = Restart().max_backoff
     attempts: Annotated[int, Field(ge=1, le=1_000_000)] = Restart().attempts
-    quarantine: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Restart().quarantine
+    quarantine: Annotated[float, Field(ge=0.01, le=86_400, allow_inf_nan=False)] = Restart().quarantine
 
 
 class SourceConfig(Section):

@@ -58,7 +58,7 @@ class Hub:
         opened: list[Run] = []
         try:
             views = [self._view(want, start, epoch, joined, opened) for want in wanted]
-        except FullError:
+        except BaseException:
             self._undo(joined, opened)
             raise
         subscription = Subscription(views, selection)
@@ -73,7 +73,7 @@ class Hub:
         """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
         if enabled.unavailable:
             return "unavailable"
-        states = {run.state for run in self._runs.of(enabled.name)}
+        states = {run.pause or run.state for run in self._runs.of(enabled.name)}
         return next((state for state in ("running", "restarting", "quarantined") if state in states), "idle")
 
     def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
@@ -185,7 +185,7 @@ def _could_be_of(position: Position, enabled: EnabledSource) -> bool:
 def _live(run: Run) -> int:
     """The offset of a client that begins now. While a source waits for its restart, the failure is what comes first."""
     history = run.channel.history
-    if run.state not in {"restarting", "quarantined"}:
+    if run.pause is None:
         return history.last
     last = history.after(history.last - 1, 1)
     return history.last - 1 if last and last[0].is_control else history.last

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.run")
 
+SHORTEST_PAUSE = 0.001  # seconds between a failure and the next try, whatever is configured: others must have a turn
 CLOSE_SECONDS = 5.0  # for a generator's `finally`; then it is abandoned, with a warning
 
 State = Literal["idle", "running", "restarting", "quarantined", "over"]
@@ -51,15 +52,21 @@ class Run:
         self.parameters = parameters
         self.channel = channel
         self.principal = principal
-        self.size = len(parameters.model_dump_json())  # bytes that a client has sent
+        self.size = len(fingerprint(parameters))  # bytes that a client has sent
         self.state: State = "idle"
-        self.is_abandoned = False
         self._on_over = on_over
         self._failures = 0
-        self._began = 0.0
+        self._began: float | None = None  # the attempt under way
         self._may_begin = 0.0  # not before: after a failure, whoever comes or goes meanwhile
         self._task: asyncio.Task[None] | None = None
-        self._stopping: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[bool] | None = None
+
+    @property
+    def pause(self) -> State | None:
+        """`restarting` or `quarantined` while it must not begin again, whether somebody waits for it or not."""
+        if self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
+            return None
+        return "quarantined" if self._failures >= self.enabled.policy.restart.attempts else "restarting"
 
     def start(self) -> None:
         """Do nothing if it runs or is over."""
@@ -67,10 +74,10 @@ class Run:
             self.state = "running"
             self._task = asyncio.create_task(self._drive(self._stopping), name=f"eventmux run {self.enabled.name}")
 
-    def stop(self) -> asyncio.Task[None] | None:
+    def stop(self) -> asyncio.Task[bool] | None:
         """Cancel the generator: its `finally` runs. One that does not end in time is abandoned, and named in the log.
 
-        Returns the task that waits for it, None if there is nothing to stop.
+        Returns the task that waits for it, and says whether it was abandoned; None if there is nothing to stop.
         """
         if self._task is None:
             return None
@@ -84,7 +91,7 @@ class Run:
         )
         return self._stopping
 
-    async def _close(self, task: asyncio.Task[None], before: asyncio.Task[None] | None) -> None:
+    async def _close(self, task: asyncio.Task[None], before: asyncio.Task[bool] | None) -> bool:
         _, pending = await asyncio.wait({task}, timeout=CLOSE_SECONDS)
         if pending:
             name, plugin = self.enabled.name, self.enabled.plugin
@@ -93,9 +100,9 @@ class Run:
             )
             task.cancel()
             await asyncio.sleep(0)
-            self.is_abandoned = not task.done()
         if before:
             await asyncio.wait({before})
+        return not task.done()
 
     @property
     def _is_stopped(self) -> bool:
@@ -104,19 +111,18 @@ class Run:
 
     def _count_as_lasting(self) -> None:
         """A run that has lasted begins a new row of failures, however it ends."""
-        lasted = asyncio.get_running_loop().time() - self._began
-        if self.state == "running" and lasted > self.enabled.policy.restart.max_backoff:
+        began, self._began = self._began, None
+        if began is not None and asyncio.get_running_loop().time() - began > self.enabled.policy.restart.max_backoff:
             self._failures = 0
 
-    async def _drive(self, before: asyncio.Task[None] | None) -> None:
+    async def _drive(self, before: asyncio.Task[bool] | None) -> None:
         if before:
             await asyncio.wait({before})  # two generators of one log do not overlap
         loop = asyncio.get_running_loop()
         while True:
-            if (wait := self._may_begin - loop.time()) > 0:
-                restart = self.enabled.policy.restart
-                self.state = "quarantined" if self._failures >= restart.attempts else "restarting"
-                await asyncio.sleep(wait)
+            if self._failures:
+                self.state = self.pause or "running"
+                await asyncio.sleep(max(self._may_begin - loop.time(), SHORTEST_PAUSE))
                 if self._is_stopped:
                     return
             self.state, self._began = "running", loop.time()
@@ -192,3 +198,11 @@ class Run:
 
 def _is_retryable(error: BaseException) -> bool:
     return isinstance(error, SourceError) and bool(getattr(error, "retryable", False))
+
+
+def fingerprint(parameters: BaseModel) -> bytes:
+    """The parameters as text: equal ones have the same. Secrets are asterisks in it."""
+    try:
+        return parameters.model_dump_json().encode()
+    except Exception:  # noqa: BLE001 - what has no JSON, or a serializer of the plugin's that fails
+        return repr(parameters).encode(errors="backslashreplace")

@@ -11,7 +11,7 @@ from .channel import Channel, Clock
 from .cursor import shared_epoch
 from .errors import FullError
 from .history import Ledger
-from .run import Run
+from .run import Run, fingerprint
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -42,7 +42,7 @@ class Runs:
         self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
         self._finished: dict[Run, None] = {}  # the same of those that are over
         self._expiries: dict[Run, asyncio.TimerHandle] = {}
-        self._closing: dict[asyncio.Task[None], Run] = {}
+        self._closing: set[asyncio.Task[bool]] = set()
         self._parameters = 0  # bytes of what clients have sent as parameters of these runs
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -162,12 +162,12 @@ class Runs:
         self._detached.pop(run, None)
         self._finished.pop(run, None)
         if task := run.stop():
-            self._closing[task] = run
+            self._closing.add(task)
             task.add_done_callback(self._closed)
 
-    def _closed(self, task: asyncio.Task[None]) -> None:
-        run = self._closing.pop(task)
-        self.abandoned += run.is_abandoned
+    def _closed(self, task: asyncio.Task[bool]) -> None:
+        self._closing.discard(task)
+        self.abandoned += not task.cancelled() and task.result()
 
     def forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
@@ -179,7 +179,7 @@ class Runs:
             self._shared[key].remove(run)
             if not self._shared[key]:
                 del self._shared[key]
-        run.channel.history.clear()
+        run.channel.clear()
 
     def relieve(self) -> None:
         """If all histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""
@@ -214,4 +214,4 @@ class Runs:
 
 def _key(enabled: EnabledSource, parameters: BaseModel) -> tuple[str, bytes]:
     # A digest, because parameters can be a mebibyte of text.
-    return enabled.name, hashlib.blake2b(parameters.model_dump_json().encode(), digest_size=16).digest()
+    return enabled.name, hashlib.blake2b(fingerprint(parameters), digest_size=16).digest()

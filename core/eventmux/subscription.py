@@ -158,15 +158,14 @@ class Subscription:
         channel = view.channel
         if len(self._views) > 1 or self._left is not None or self._selection.events is not None or channel is None:
             return b""
-        if view.gap is not None or view.offset < channel.history.first - 1:
+        if view.gap is not None or view.offset < channel.history.first - 1 or channel.ended is not None:
             return b""
         text, offset = channel.joined(view.offset)
         if text:
             view.offset = offset
             self._cursor.move(0, offset)
             channel.reached(offset)
-            # What is left, and the end, come with the next read.
-            self._woken = offset < channel.history.last or channel.ended is not None
+            self._woken = offset < channel.history.last
         return text
 
     def _gaps(self, index: int, view: View) -> Iterator[Entry]:

@@ -11,13 +11,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from .response import ABORT
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent
 
 
 class Protocol(HttpToolsProtocol):
     """Lets a response abort its connection: one that is merely closed waits for the client to take what is buffered,
-    which one that takes nothing never does. Sends no chunks to HTTP/1.0.
+    which one that takes nothing never does. Sends no chunks to HTTP/1.0. Tells the response under way that its client
+    has gone, also where another request is queued behind it; uvicorn 0.54 would tell only the last one.
     """
+
+    _running: RequestResponseCycle | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -25,8 +28,20 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if self.scope.get("http_version") == "1.0" and isinstance(self.cycle, RequestResponseCycle):
-            self.cycle.__class__ = UnchunkedCycle
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.scope is self.scope and self.scope["http_version"] != "1.1":
+            cycle.__class__ = UnchunkedCycle
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def abort(self) -> None:
         sock = self.transport.get_extra_info("socket")
@@ -40,6 +55,8 @@ class UnchunkedCycle(RequestResponseCycle):
     """A body of unknown length ends with the connection: HTTP/1.0 knows no Transfer-Encoding (RFC 9112, 6.1), and
     uvicorn 0.54 sends it all the same.
     """
+
+    _is_open_ended = False
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] == "http.response.start":

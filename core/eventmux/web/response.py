@@ -91,7 +91,7 @@ class EventStream(EventSourceResponse):
         if ABORT not in extensions:
             raise TimeoutError("a client took nothing")  # the server closes the connection
         extensions[ABORT]["abort"]()
-        await watch
+        await asyncio.wait({watch}, timeout=1)  # until the server knows it too, so that it does not miss the end
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
         """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3)."""
@@ -112,6 +112,7 @@ class EventStream(EventSourceResponse):
 
     async def _stream(self, send: Send, subscription: Subscription) -> None:
         form = self._format
+        self._alarm.set(asyncio.get_running_loop().time() + self._server.send_timeout, self._give_up)
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await self._write(send, form.opening(subscription.cursor, self._server.retry))
         now = asyncio.get_running_loop().time
