@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .sse import Frame
 
 READ_EVENTS = 256  # frames read at a time; more wait for the next read
-READ_BYTES = 64 * 1024  # of them, about: uvicorn's high-water mark; a read fills a connection's buffer and no more
+READ_BYTES = 8 * 1024  # of them, about: what a client that stalls then keeps from all others, and enough for one write
 
 
 class Entry(NamedTuple):

@@ -27,7 +27,7 @@ log = logging.getLogger("eventmux.stream")
 
 ABORT = "eventmux.abort"  # an extension of the ASGI scope: {"abort": a function that ends the connection now}
 
-PIECE = 64 * 1024  # bytes handed to the server at a time: its own high-water mark
+PIECE = 8 * 1024  # bytes handed to the server at a time
 
 HEADERS = {
     # no-transform: a proxy that compresses would hold events back until its window is full.
