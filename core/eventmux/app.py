@@ -78,7 +78,7 @@ async def _drain_at_exit(hub: Hub) -> None:
     hub.drain()
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
     status = getattr(error, "status", 500)
     # Whoever sends too much is not read to the end: the connection is closed on them.
     headers = {"connection": "close"} if status == TooLargeError.status else None

@@ -82,6 +82,6 @@ def event_type(event: Event) -> type[Event]:
     """The class that a source must have declared for this event: `EventOf(quote)` counts as `EventOf[type(quote)]`."""
     found = type(event)
     if isinstance(event, EventOf) and found is EventOf:
-        wrapped: type[Event] = EventOf[type(event.root)]  # type: ignore[misc,assignment]
+        wrapped: type[Event] = EventOf[type(event.root)]  # type: ignore[misc,assignment] # made now
         return wrapped
     return found

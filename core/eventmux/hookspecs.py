@@ -12,7 +12,7 @@ hookspec = HookspecMarker("eventmux")
 
 
 @hookspec
-def register_sources() -> Iterable[Source[...]]:  # type: ignore[empty-body]
+def register_sources() -> Iterable[Source[...]]:  # type: ignore[empty-body] # a specification
     """Return the sources that a plugin computes: one for each row of a table, say.
 
     The sources at the top level of a plugin's module are found without it. Called once, when the plugin is loaded;

@@ -45,7 +45,7 @@ async def piped(
 ) -> AsyncIterator[AsyncIterator[Any]]:
     """`events` through `steps`; on leaving, all of it is closed, from the outside in."""
     if not steps:
-        async with contextlib.aclosing(events) as plain:  # type: ignore[type-var]
+        async with contextlib.aclosing(events) as plain:  # type: ignore[type-var] # a generator
             yield plain
         return
     events = _giving_way(events)
@@ -95,7 +95,7 @@ async def _in_one_task(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
     async def pump() -> None:
         end: BaseException | None = None
         try:
-            async with contextlib.aclosing(events):  # type: ignore[type-var]
+            async with contextlib.aclosing(events):  # type: ignore[type-var] # a generator
                 async for event in events:
                     await handover.put((False, event))
         except Exception as error:  # noqa: BLE001 - handed over, and raised below
@@ -128,7 +128,7 @@ async def _giving_way(events: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
     that otherwise.
     """
     turn = Turn()
-    async with contextlib.aclosing(events):  # type: ignore[type-var]
+    async with contextlib.aclosing(events):  # type: ignore[type-var] # a generator
         async for event in events:
             yield event
             if turn.is_over():

@@ -44,7 +44,7 @@ class Source(Generic[P]):
 
     def event_name(self, event: Event | ServerSentEvent) -> str:
         """The SSE name of an event of this source; raises UndeclaredEventError for one that its annotation lacks."""
-        if name := self.events.get(type(event)):  # type: ignore[arg-type]
+        if name := self.events.get(type(event)):  # type: ignore[arg-type] # a relay's is in no dict
             return name
         if isinstance(event, ServerSentEvent) and self.relays:
             return event.event or "message"

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-import regex  # type: ignore[import-untyped]
+import regex  # type: ignore[import-untyped] # it has no stubs
 
 from eventmux import Event, source
 from eventmux_plugins.echo import Message

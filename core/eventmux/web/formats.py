@@ -85,10 +85,10 @@ class LinesFormat:
     def read(self, subscription: Subscription) -> bytes:
         return b"".join(_line(entry, qualify=self._qualify) + b"\n" for entry in subscription.read())
 
-    def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002
+    def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002 - as in Format
         return b"\n"
 
-    def farewell(self, retry: int) -> bytes:  # noqa: ARG002
+    def farewell(self, retry: int) -> bytes:  # noqa: ARG002 - as in Format
         return b""
 
     def closing(self) -> bytes:
@@ -104,7 +104,7 @@ class ArrayFormat:
         self._qualify = qualify
         self._is_first = True
 
-    def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002
+    def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002 - as in Format
         return b"["
 
     def read(self, subscription: Subscription) -> bytes:
@@ -115,10 +115,10 @@ class ArrayFormat:
         self._is_first = self._is_first and not entries
         return text
 
-    def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002
+    def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002 - as in Format
         return b"\n"
 
-    def farewell(self, retry: int) -> bytes:  # noqa: ARG002
+    def farewell(self, retry: int) -> bytes:  # noqa: ARG002 - as in Format
         return b""
 
     def closing(self) -> bytes:

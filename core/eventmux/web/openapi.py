@@ -40,7 +40,7 @@ def install(app: FastAPI, catalog: Catalog) -> None:
             components.update(_components(catalog))
         return document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way
 
 
 def source_operation(enabled: EnabledSource, method: str) -> Schema:

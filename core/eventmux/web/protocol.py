@@ -23,7 +23,7 @@ class Protocol(HttpToolsProtocol):
 
     _running: RequestResponseCycle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
         super().connection_made(transport)
         # By default 64 KiB wait in the process for a client that takes nothing, beside what the kernel buffers: 1,000
         # were 86 MB more than 1,000 idle ones (bench/stalled.py). What cannot be sent waits in the history instead.
