@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent
 
 
+SEND_BUFFER = 128 * 1024  # bytes; the kernel takes twice that, for its own bookkeeping (socket(7))
+
+
 class Protocol(HttpToolsProtocol):
     """Lets a response abort its connection: one that is merely closed waits for the client to take what is buffered,
     which one that takes nothing never does. Sends no chunks to HTTP/1.0. Tells the response under way that its client
@@ -28,6 +31,11 @@ class Protocol(HttpToolsProtocol):
         # By default 64 KiB wait in the process for a client that takes nothing, beside what the kernel buffers: 1,000
         # were 86 MB more than 1,000 idle ones (bench/stalled.py). What cannot be sent waits in the history instead.
         transport.set_write_buffer_limits(high=0)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            # The kernel would grow to megabytes for a client that reads slowly, and is writable again only when a third
+            # of that has been taken: such a client would be cut off by `send_timeout` although it reads all the time.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
