@@ -21,14 +21,13 @@ from pydantic import AfterValidator, BaseModel, Field, computed_field
 from eventmux import Event, SourceError, source
 from eventmux.catalog import EnabledSource
 from eventmux.config import ServerConfig
-from eventmux.cursor import parse_cursor
-from eventmux.hub import Hub, Start, Wanted
+from eventmux.hub import Hub, Wanted
 from eventmux.operators import Step
 from eventmux.policy import Bounds, Limits, Policy, Restart
-from eventmux.subscription import Selection
-from eventmux.web.formats import EventStreamFormat
+from eventmux.stream import KEPT_STEPS
 from eventsource import PATIENCE, wait_until
 from service import enable, serve_process, serving, settings_of
+from taking import Taking
 
 JSON = {"accept": "application/json"}
 
@@ -108,18 +107,18 @@ async def test_whatever_the_order_of_comings_goings_and_failures_a_run_is_never_
     hub = Hub()
     want = Wanted(enabled, enabled.validate({}))
     for _ in range(60):
-        subscription = hub.subscribe([want], Start(), Selection())
+        subscription = Taking(hub, [want])
         await asyncio.sleep(chance.choice((0, 0, 0.0005, 0.001, 0.002)))
-        hub.unsubscribe(subscription)
+        subscription.close()
         if chance.random() < 0.7:
             await asyncio.sleep(chance.choice((0, 0.0005, 0.001, 0.003)))
         if chance.random() < 0.1:
             time.sleep(0.002)  # noqa: ASYNC251 - a hiccup of the loop, in which several timers fall due at once
-    subscription = hub.subscribe([want], Start(), Selection())
+    subscription = Taking(hub, [want])
     async with asyncio.timeout(PATIENCE):
-        while not subscription.read():
-            await subscription.wait()
-    hub.unsubscribe(subscription)
+        while not subscription.take():
+            await asyncio.sleep(0.001)
+    subscription.close()
     await hub.close()
     assert (live, hub.runs, hub.history_bytes) == (0, 0, 0)
 
@@ -337,9 +336,9 @@ async def test_parameters_that_clients_send_are_bounded_in_memory(anyio_backend:
     enabled = EnabledSource("common", common, "test", policy=Policy(shared=True, linger=0))
     for number in range(40):
         want = Wanted(enabled, enabled.validate({"text": str(number) * 50_000}))
-        subscription = hub.subscribe([want], Start(), Selection())
+        subscription = Taking(hub, [want])
         await asyncio.sleep(0.001)
-        hub.unsubscribe(subscription)
+        subscription.close()
     kept = sum(len(run.parameters.model_dump_json()) for run in hub._runs.all())
     assert kept <= 1_200_000
     await hub.close()
@@ -356,17 +355,17 @@ async def test_finished_runs_do_not_push_out_running_ones(anyio_backend: str) ->
     policy = Policy(linger=60)
     long_one = EnabledSource("endless", endless, "test", policy=policy)
     short_one = EnabledSource("short", short, "test", policy=policy)
-    first = hub.subscribe([Wanted(long_one, long_one.validate({}))], Start(), Selection())
+    first = Taking(hub, [Wanted(long_one, long_one.validate({}))])
     await asyncio.sleep(0.01)
-    cursor = parse_cursor(first.read()[0].cursor.decode())
-    hub.unsubscribe(first)
+    cursor = first.messages()[0].id
+    first.close()
     for _ in range(10):
-        subscription = hub.subscribe([Wanted(short_one, short_one.validate({}))], Start(), Selection())
+        subscription = Taking(hub, [Wanted(short_one, short_one.validate({}))])
         await asyncio.sleep(0.002)
-        hub.unsubscribe(subscription)
-    again = hub.subscribe([Wanted(long_one, long_one.validate({}))], Start(cursor), Selection())
+        subscription.close()
+    again = Taking(hub, [Wanted(long_one, long_one.validate({}))], cursor)
     await asyncio.sleep(0.01)
-    assert "stream.gap" not in [entry.frame.event for entry in again.read()]
+    assert "stream.gap" not in again.events()
     await hub.close()
 
 
@@ -519,7 +518,7 @@ async def test_nothing_that_subscribing_raises_leaves_a_run_behind(
 
     monkeypatch.setattr(hub._runs, "open", fails)
     with pytest.raises(ZeroDivisionError):
-        hub.subscribe(wanted, Start(), Selection())
+        Taking(hub, wanted)
     await asyncio.sleep(0.01)
     assert hub.runs == 0
     await hub.close()
@@ -537,20 +536,20 @@ async def test_bytes_made_for_many_are_let_go_with_the_many(anyio_backend: str) 
 
     enabled = EnabledSource("large", large, "test", policy=Policy(shared=True, linger=60))
     want = Wanted(enabled, enabled.validate({}))
-    first = hub.subscribe([want], Start(), Selection())
+    first = Taking(hub, [want])
     await asyncio.sleep(0.05)
     (run,) = hub._runs.all()
     others = []
     for offset in range(20):
-        start = Start(parse_cursor(f"{run.channel.epoch}.{offset}"))
-        others.append(hub.subscribe([want], start, Selection()))
-        others[-1].read_joined()
-    kept = sum(len(text) for text, _ in run.channel._joined.values())
-    assert 0 < kept <= 4 * 2 * 65_536
+        others.append(Taking(hub, [want], f"{run.channel.epoch}.{offset}"))
+        others[-1].take()
+    (stream,) = run.channel.streams
+    kept = sum(len(step.body) for step in stream._steps.values())
+    assert 0 < kept <= KEPT_STEPS * 2 * 65_536
     for subscription in others:
-        hub.unsubscribe(subscription)
-    assert run.channel._joined == {}
-    hub.unsubscribe(first)
+        subscription.close()
+    assert stream._steps == {}
+    first.close()
     await hub.close()
 
 
@@ -563,13 +562,12 @@ async def test_what_has_ended_says_so_even_if_the_service_goes_down_at_that_mome
         yield Note(n=1)
 
     enabled = EnabledSource("short", short, "test", policy=Policy(linger=60))
-    subscription = hub.subscribe([Wanted(enabled, enabled.validate({}))], Start(), Selection())
+    subscription = Taking(hub, [Wanted(enabled, enabled.validate({}))])
     await asyncio.sleep(0.01)
+    subscription.subscription.is_held = False
     hub.drain()
-    text = EventStreamFormat(qualify=False).read(subscription)
-    assert b"event: note" in text
-    assert b"event: stream.end" in text
-    assert subscription.is_over
+    assert subscription.events() == ["note", "stream.end"]
+    assert subscription.subscription.is_over
     await hub.close()
 
 
@@ -617,9 +615,9 @@ async def test_a_generator_that_is_abandoned_is_counted_once(
     enabled = EnabledSource("clingy", clingy, "test", policy=Policy(shared=True, linger=0))
     want = Wanted(enabled, enabled.validate({}))
     for _ in range(3):
-        subscription = hub.subscribe([want], Start(), Selection())
+        subscription = Taking(hub, [want])
         await asyncio.sleep(0.01)
-        hub.unsubscribe(subscription)
+        subscription.close()
         async with asyncio.timeout(PATIENCE):
             while hub.runs:
                 await asyncio.sleep(0.005)

@@ -162,8 +162,9 @@ def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
         "retry": 2000,
         "send_timeout": 30.0,
         "grace": 10.0,
+        "direct": True,
     }
-    written = "server: {host: '::1', port: 0, heartbeat: 0.5, retry: 0, send_timeout: 3600, grace: 1}"
+    written = "server: {host: '::1', port: 0, heartbeat: 0.5, retry: 0, send_timeout: 3600, grace: 1, direct: false}"
     assert load(written).config.server.model_dump() == {
         "host": "::1",
         "port": 0,
@@ -171,6 +172,7 @@ def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
         "retry": 0,
         "send_timeout": 3600.0,
         "grace": 1.0,
+        "direct": False,
     }
 
 

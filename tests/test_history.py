@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.channel import Channel, Clock
-from eventmux.cursor import parse_cursor
 from eventmux.history import FRAME_OVERHEAD, History, Ledger
-from eventmux.hub import Hub, Start, Wanted
+from eventmux.hub import Hub, Wanted
 from eventmux.policy import Bounds, Limits, Policy
 from eventmux.sse import Frame
-from eventmux.subscription import Selection, Subscription
+from taking import Taking
 
 pytestmark = pytest.mark.anyio
 
@@ -127,13 +126,8 @@ class Bench:
         for _ in range(len(texts) + 5):
             await asyncio.sleep(0)
 
-    def open(self, want: Wanted, cursor: str | None = None, principal: str | None = None) -> Subscription:
-        start = Start(parse_cursor(cursor) if cursor else None, principal=principal)
-        return self.hub.subscribe([want], start, Selection())
-
-
-def events(subscription: Subscription) -> list[str]:
-    return [entry.frame.event for entry in subscription.read()]
+    def open(self, want: Wanted, cursor: str | None = None, principal: str | None = None) -> Taking:
+        return Taking(self.hub, [want], cursor, principal)
 
 
 @pytest.fixture
@@ -149,19 +143,19 @@ async def test_all_logs_together_are_bounded_and_the_idlest_goes_first(shared: B
     for name in ("old", "middle"):
         subscription = shared.open(wants[name])
         await shared.append(name, "x" * 3_000)
-        assert events(subscription) == ["note"]
-        cursors[name] = subscription.cursor.decode()
-        shared.hub.unsubscribe(subscription)
+        assert subscription.events() == ["note"]
+        cursors[name] = subscription.cursor
+        subscription.close()
     live = shared.open(wants["live"])
     await shared.append("live", "x" * 3_000)
     assert shared.hub.history_bytes <= 12_000
     await shared.append("live", "x" * 3_000)  # now one must go
     assert shared.hub.history_bytes <= 12_000
-    assert events(live) == ["note", "note"]
+    assert live.events() == ["note", "note"]
     middle = shared.open(wants["middle"], cursors["middle"])
-    assert events(middle) == []  # its log is still there
+    assert middle.events() == []  # its log is still there
     old = shared.open(wants["old"], cursors["old"])
-    assert events(old) == ["stream.gap"]
+    assert old.events() == ["stream.gap"]
 
 
 async def test_one_log_alone_cannot_outgrow_the_bound_of_all(shared: Bench) -> None:
@@ -170,7 +164,7 @@ async def test_one_log_alone_cannot_outgrow_the_bound_of_all(shared: Bench) -> N
     for _ in range(20):
         await shared.append("big", "x" * 4_000)
         assert shared.hub.history_bytes <= 12_000
-    assert "stream.gap" in events(subscription)
+    assert "stream.gap" in subscription.events()
 
 
 async def test_old_events_are_let_go_even_if_nothing_new_comes(
@@ -184,7 +178,7 @@ async def test_old_events_are_let_go_even_if_nothing_new_comes(
     async with asyncio.timeout(5):
         while bench.hub.history_bytes:
             await asyncio.sleep(0.005)
-    assert events(subscription) == ["stream.gap"]
+    assert subscription.events() == ["stream.gap"]
     await bench.hub.close()
 
 
@@ -200,24 +194,24 @@ async def test_a_private_run_is_its_principals_alone(private: Bench, whose: str 
     want = private.want("mine")
     subscription = private.open(want, principal="alice")
     await private.append("mine", "one", "two")
-    cursor = subscription.read()[0].cursor.decode()
-    private.hub.unsubscribe(subscription)
-    assert events(private.open(want, cursor, principal=whose)) == found
+    cursor = subscription.messages()[0].id
+    subscription.close()
+    assert private.open(want, cursor, principal=whose).events() == found
 
 
 async def test_a_position_that_was_never_reached_is_a_gap(private: Bench) -> None:
     want = private.want("mine")
     subscription = private.open(want)
     await private.append("mine", "one")
-    cursor = subscription.cursor.decode().replace(".0", ".99")
-    assert events(private.open(want, cursor)) == ["stream.gap"]
+    cursor = subscription.cursor.replace(".0", ".99")
+    assert private.open(want, cursor).events() == ["stream.gap"]
 
 
 async def test_after_closing_nothing_is_left(private: Bench) -> None:
     for _ in range(5):
         subscription = private.open(private.want("mine"))
         await private.append("mine", "one")
-        private.hub.unsubscribe(subscription)
+        subscription.close()
     assert private.hub.runs == 5
     await private.hub.close()
     assert (private.hub.runs, private.hub.subscriptions, private.hub.history_bytes) == (0, 0, 0)

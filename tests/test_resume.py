@@ -21,10 +21,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from eventmux import Event, source
 from eventmux.catalog import EnabledSource
 from eventmux.cursor import Cursor, parse_cursor
-from eventmux.hub import Hub, Start, Wanted
+from eventmux.hub import Hub, Wanted
 from eventmux.policy import Bounds, Limits, Policy
-from eventmux.subscription import Selection, Subscription
-from eventmux.web.formats import EventStreamFormat
+from taking import FORM, Taking
 from whatwg import Message, Parser
 
 EXAMPLES = 2_000 if os.environ.get("CI") else 300
@@ -73,9 +72,8 @@ class Client:
     parser: Parser = field(default_factory=Parser)
     chosen: list[str] = field(default_factory=list)
     covered: list[str] = field(default_factory=list)  # the sources that its cursor speaks of
-    subscription: Subscription | None = None
+    taking: Taking | None = None
     unread: bytes = b""
-    form: EventStreamFormat = field(default_factory=lambda: EventStreamFormat(qualify=False))
     next_shared: dict[str, int] = field(default_factory=dict)  # source -> index of the next event expected
     next_private: dict[str, tuple[int, int] | None] = field(default_factory=dict)  # source -> run and number expected
     loose: set[str] = field(default_factory=set)  # sources that may begin anywhere after what was received
@@ -181,7 +179,7 @@ class Streams(RuleBasedStateMachine):
     @rule(index=st.integers(0, 1), share=st.floats(0, 1))
     def read(self, index: int, share: float) -> None:
         client = self.clients[index]
-        if client.subscription:
+        if client.taking:
             self.fetch(client)
             self.receive(client, int(len(client.unread) * share))
 
@@ -189,7 +187,7 @@ class Streams(RuleBasedStateMachine):
     def cut(self, index: int, share: float, back: bool) -> None:
         """The connection breaks after any byte: what was on its way is gone."""
         client = self.clients[index]
-        if client.subscription:
+        if client.taking:
             self.fetch(client)
             self.receive(client, int(len(client.unread) * share))
             self.hang_up(client)
@@ -200,7 +198,7 @@ class Streams(RuleBasedStateMachine):
     def cut_between_blocks(self, index: int, blocks: int, back: bool) -> None:
         """The same where it hurts: after the first cursor and before the gap, between two gaps, before the end."""
         client = self.clients[index]
-        if client.subscription:
+        if client.taking:
             self.fetch(client)
             parts = client.unread.split(b"\n\n")[:blocks]
             self.receive(client, len(b"\n\n".join(parts)) + 2 if parts else 0)
@@ -225,13 +223,12 @@ class Streams(RuleBasedStateMachine):
         cursor = parse_cursor(last) if last else None
         wanted = [Wanted(self.enabled[name], self.enabled[name].validate({})) for name in client.chosen]
 
-        async def subscribe() -> Subscription:
-            return self.hub.subscribe(wanted, Start(cursor), Selection())
+        async def subscribe() -> Taking:
+            return Taking(self.hub, wanted, last or None)
 
-        client.subscription = self.loop.run_until_complete(subscribe())
+        client.taking = self.loop.run_until_complete(subscribe())
         client.parser = Parser(last_event_id=last)
-        client.form = EventStreamFormat(qualify=False)
-        client.unread = client.form.opening(client.subscription.cursor, 1000)
+        client.unread = client.taking.opening
         self.expect_what_is_new(client, cursor)
         self.run(3)
 
@@ -252,10 +249,14 @@ class Streams(RuleBasedStateMachine):
         client.covered = client.chosen if client.parser.last_event_id == "" else client.covered
 
     def fetch(self, client: Client) -> None:
-        assert client.subscription
-        while chunk := client.form.read(client.subscription):
-            client.unread += chunk
-        client.unread += client.form.heartbeat(client.subscription.cursor)
+        async def take(taking: Taking) -> bytes:
+            subscription = taking.subscription
+            text = taking.take() + FORM.heartbeat(subscription.cursor if subscription.has_moved else b"")
+            subscription.has_moved = False
+            return text
+
+        assert client.taking
+        client.unread += self.loop.run_until_complete(take(client.taking))
 
     def receive(self, client: Client, count: int) -> None:
         chunk, client.unread = client.unread[:count], client.unread[count:]
@@ -266,23 +267,23 @@ class Streams(RuleBasedStateMachine):
             client.covered = client.chosen
 
     def hang_up(self, client: Client) -> None:
-        if client.subscription:
-            self.loop.run_until_complete(self._unsubscribe(client.subscription))
-            client.subscription, client.unread = None, b""
-            self.run(3)
+        async def close(taking: Taking) -> None:
+            taking.close()
 
-    async def _unsubscribe(self, subscription: Subscription) -> None:
-        self.hub.unsubscribe(subscription)
+        if client.taking:
+            self.loop.run_until_complete(close(client.taking))
+            client.taking, client.unread = None, b""
+            self.run(3)
 
     @rule()
     def all_catch_up(self) -> None:
         """Whoever stays connected ends with everything."""
         for client in self.clients:
-            if client.subscription:
+            if client.taking:
                 for _ in range(3):
                     self.fetch(client)
                     self.receive(client, len(client.unread))
-                    if client.subscription.is_drained:  # it lagged, and was sent away: it comes back
+                    if client.taking.is_sent_away:  # it lagged, and was sent away: it comes back
                         self.hang_up(client)
                         self.connect(client)
                 for name in client.chosen:

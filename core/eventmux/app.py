@@ -17,6 +17,7 @@ from .errors import EventmuxError, TooLargeError
 from .hub import Hub
 from .settings import Settings, load_settings
 from .web import catalog, dashboard, openapi, status, streams
+from .web.outlet import Delivery
 
 if TYPE_CHECKING:
     from starlette.types import Lifespan
@@ -31,17 +32,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or _from_file()
     hub = Hub(settings.limits)
+    delivery = Delivery(settings.config.server)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(hub),
+        lifespan=_lifespan(hub, delivery),
     )
     app.state.hub = hub
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
     app.include_router(catalog.router(settings.catalog, hub))
     app.include_router(dashboard.router())
-    app.include_router(streams.router(settings.catalog, hub, settings.config.server))
+    app.include_router(streams.router(settings.catalog, hub, delivery))
     app.add_exception_handler(EventmuxError, _refused)
     openapi.install(app, settings.catalog)
     return app
@@ -55,7 +57,7 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(hub: Hub) -> Lifespan[FastAPI]:
+def _lifespan(hub: Hub, delivery: Delivery) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
         watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
@@ -66,6 +68,7 @@ def _lifespan(hub: Hub) -> Lifespan[FastAPI]:
             with suppress(asyncio.CancelledError):
                 await watch
             await hub.close()
+            delivery.wheel.stop()
 
     return lifespan
 

@@ -1,4 +1,4 @@
-"""One log, one writer, many subscriptions. What writes, and how a subscription reads, is not said here."""
+"""One log, one writer, many streams that read it. What writes, and how a stream reads, is not said here."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import sse
-from .cursor import position_text
 from .history import History, Ledger
-from .subscription import READ_BYTES, READ_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .fanout import Fanout
     from .policy import Bounds
     from .sse import Frame
-    from .subscription import Subscription
+    from .stream import Stream
 
 WINDOW_EVENTS = 256
 WINDOW_BYTES = 256 * 1024
-JOINED_PLACES = 4  # where subscriptions stand in a log, for which the joined bytes are kept; most stand at one
 
 
 class Clock:
@@ -32,15 +29,16 @@ class Clock:
         self._last = 0
 
     def now(self) -> int:
-        self._last = max(time.time_ns(), self._last + 1)
-        return self._last
+        now = time.time_ns()
+        self._last = now = now if now > self._last else self._last + 1
+        return now
 
 
 class Channel:
     """The log of a run, and of the runs that continue it. `ended` is the reason once it is over; it stays readable.
 
-    `last` is the last event appended, for the run that continues. `on_idle` is called when the last subscription has
-    left, `on_busy` when a first one has come.
+    `last` is the last event appended, for the run that continues. `on_news` is called when there is more, and then not
+    before the streams have been told of it; `on_idle` when the last stream has left.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class Channel:
         bounds: Bounds,
         clock: Clock,
         ledger: Ledger | None = None,
+        on_news: Callable[[Channel], None] = lambda _: None,
         on_idle: Callable[[Channel], None] = lambda _: None,
     ) -> None:
         self.source = source
@@ -58,15 +57,14 @@ class Channel:
         self.history = History(bounds, ledger or Ledger())
         self.ended: str | None = None
         self.last: Any = None
-        self.subscriptions: set[Subscription] = set()
+        self.streams: dict[Stream, None] = {}
         self.touched = clock.now()
         self._clock = clock
+        self._on_news = on_news
         self._on_idle = on_idle
+        self._is_marked = False
         self._reached = 0
         self._reader_moved: asyncio.Future[None] | None = None
-        self._marked = False
-        self._joined: dict[int, tuple[bytes, int]] = {}
-        self._joined_last = 0
 
     def append(self, frame: Frame) -> None:
         frame.at = self.touched = self._clock.now()
@@ -74,57 +72,35 @@ class Channel:
         ledger = self.history.ledger
         if ledger.bytes > ledger.limit:
             ledger.on_over()
-        self._mark()
+        if not self._is_marked:
+            self._mark()
 
     def end(self, reason: str) -> None:
-        """The run is over: `completed`, `failed`. Subscriptions say so when they have read all."""
+        """The run is over: `completed`, `failed`. Streams say so when they have given all."""
         if self.ended is None:
             self.ended = reason
             self._mark()
 
-    def joined(self, offset: int) -> tuple[bytes, int]:
-        """What follows `offset` as blocks with this channel's cursor, up to about READ_BYTES, and the offset reached.
+    def _mark(self) -> None:
+        # Once per turn of the loop, however many events a turn brings.
+        if not self._is_marked:
+            self._is_marked = True
+            self._on_news(self)
 
-        It is made once for all subscriptions at one place.
-        """
-        if len(self.subscriptions) == 1:
-            return self._join_after(offset)  # nobody to share it with, and no memory for keeping it
-        if self._joined_last != self.history.last:
-            self._joined.clear()
-            self._joined_last = self.history.last
-        found = self._joined.get(offset)
-        if found is None:
-            if len(self._joined) >= JOINED_PLACES:
-                self._joined.clear()
-            found = self._joined[offset] = self._join_after(offset)
-        return found
+    def tell(self, fanout: Fanout) -> None:
+        """Let every stream give what has come."""
+        self._is_marked = False
+        for stream in self.streams:
+            stream.has_news(fanout)
 
-    def _join_after(self, offset: int) -> tuple[bytes, int]:
-        blocks: list[bytes] = []
-        size = 0
-        for frame in self.history.after(offset, READ_EVENTS):
-            offset += 1
-            blocks.append(sse.block(frame, position_text(self.epoch, offset)))
-            size += len(frame.body)
-            if size >= READ_BYTES:
-                break
-        return b"".join(blocks), offset
-
-    def clear(self) -> None:
-        """Let go everything."""
-        self._joined.clear()
-        self.history.clear()
-
-    def join(self, subscription: Subscription) -> None:
+    def join(self, stream: Stream) -> None:
         self.touched = self._clock.now()
-        self.subscriptions.add(subscription)
+        self.streams[stream] = None
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, stream: Stream) -> None:
         self.touched = self._clock.now()
-        self.subscriptions.discard(subscription)
-        if len(self.subscriptions) <= 1:
-            self._joined.clear()
-        if not self.subscriptions:
+        self.streams.pop(stream, None)
+        if not self.streams:
             self._on_idle(self)
 
     def reached(self, offset: int) -> None:
@@ -148,14 +124,3 @@ class Channel:
         while self.is_full:
             self._reader_moved = asyncio.get_running_loop().create_future()
             await self._reader_moved
-
-    def _mark(self) -> None:
-        # Once per turn of the loop, however many events a turn brings.
-        if not self._marked:
-            self._marked = True
-            asyncio.get_running_loop().call_soon(self._wake_subscriptions)
-
-    def _wake_subscriptions(self) -> None:
-        self._marked = False
-        for subscription in self.subscriptions:
-            subscription.wake()

@@ -70,6 +70,9 @@ class ServerConfig(Section):
     retry: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
     send_timeout: Seconds = 30.0
     grace: Seconds = 10.0
+    direct: Annotated[
+        bool, Field(description="Whether streams write to their sockets themselves, past ASGI, where that is safe.")
+    ] = True
 
 
 class LimitsConfig(Section):

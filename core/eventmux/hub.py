@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
 from .errors import FullError
+from .fanout import Fanout
 from .policy import Limits
+from .reader import Gap, View
 from .runs import Runs
-from .subscription import Selection, Subscription, View
+from .stream import Selection, Stream
+from .subscription import Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from pydantic import BaseModel
 
@@ -44,8 +47,9 @@ class Hub:
     """The runs of a process, and the subscriptions that are open."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._runs = Runs(limits or Limits())
-        self._subscriptions: set[Subscription] = set()
+        self._fanout = Fanout()
+        self._runs = Runs(limits or Limits(), self._fanout)
+        self._streams: dict[Hashable, Stream] = {}
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
@@ -61,13 +65,18 @@ class Hub:
         except BaseException:
             self._undo(joined, opened)
             raise
-        subscription = Subscription(views, selection)
-        self._subscriptions.add(subscription)
-        return subscription
+        for view in views:
+            view.hangs_up = view.hangs_up and selection.reconnects
+        place = tuple([view.at for view in views])
+        return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.discard(subscription)
-        subscription.close()
+    def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
+        """The stream of all who want the same of the same logs."""
+        logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
+        key = (*logs, selection.events, selection.form)
+        if key not in self._streams:
+            self._streams[key] = Stream(views, selection, on_empty=lambda _: self._streams.pop(key))
+        return self._streams[key]
 
     def state(self, enabled: EnabledSource) -> str:
         """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
@@ -96,7 +105,7 @@ class Hub:
         position = start.cursor.position(enabled.name) if start.cursor else None
         run = self._find(want, position, start)
         if run is None and position and policy.once:
-            return View(None, enabled.name, told=position)
+            return View(None, enabled.name, gap=Gap("lost", position, 0))
         if run and position:
             offset, told = position.offset, None
             gap = "evicted" if offset < run.channel.history.first - 1 else None
@@ -106,7 +115,7 @@ class Hub:
             told = position
         self._runs.keep(run)
         joined.append(run)
-        return View(run.channel, enabled.name, offset, gap=gap, told=told, hangs_up=hangs_up)
+        return View(run.channel, enabled.name, hangs_up, offset, Gap(gap, told, offset) if gap else None)
 
     def _find(self, want: Wanted, position: Position | None, start: Start) -> Run | None:
         if position is None:
@@ -142,7 +151,7 @@ class Hub:
         for run in opened:
             self._runs.forget(run)
         for run in joined:
-            if run not in opened and not run.channel.subscriptions:
+            if run not in opened and not run.channel.streams:
                 self._runs.leave(run.channel)
 
     @property
@@ -159,7 +168,7 @@ class Hub:
 
     @property
     def subscriptions(self) -> int:
-        return len(self._subscriptions)
+        return sum(map(len, self._streams.values()))
 
     @property
     def history_bytes(self) -> int:
@@ -168,8 +177,9 @@ class Hub:
     def drain(self) -> None:
         """End every stream in an orderly way."""
         self._runs.is_draining = True
-        for subscription in self._subscriptions:
-            subscription.drain()
+        for stream in list(self._streams.values()):
+            for subscription in stream.members:
+                subscription.drain()
 
     async def close(self) -> None:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""

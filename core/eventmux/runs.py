@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .catalog import EnabledSource
     from .cursor import Position
+    from .fanout import Fanout
     from .policy import Limits
 
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
@@ -31,11 +32,12 @@ class Runs:
     Everything here is synchronous: between finding a log and joining it there is no `await`, so no event comes between.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, fanout: Fanout) -> None:
         self.is_draining = False
         self.abandoned = 0  # generators that have not closed in time
         self.ledger = Ledger(limits.history, self.relieve)
         self._limits = limits
+        self._fanout = fanout
         self._clock = Clock()
         self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
         self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
@@ -89,6 +91,7 @@ class Runs:
             bounds=policy.history,
             clock=self._clock,
             ledger=self.ledger,
+            on_news=self._fanout.mark,
             on_idle=self.leave,
         )
         run = Run(enabled, parameters, channel, principal=None if policy.shared else principal, on_over=self._run_over)
@@ -111,7 +114,7 @@ class Runs:
         runs = self._runs[enabled.name]
         if len(runs) < enabled.policy.max_runs:
             return
-        idle = [run for run in runs.values() if not run.channel.subscriptions]
+        idle = [run for run in runs.values() if not run.channel.streams]
         if not idle:
             raise FullError(f"source {enabled.name!r} has {len(runs)} runs, and takes no more now")
         self.forget(min(idle, key=lambda run: run.channel.touched))
@@ -152,7 +155,7 @@ class Runs:
 
     def _run_over(self, run: Run) -> None:
         channel = run.channel
-        if not channel.subscriptions and (run in self._detached or run not in self._expiries):
+        if not channel.streams and (run in self._detached or run not in self._expiries):
             self._detached.pop(run, None)
             self.leave(channel)
 
@@ -179,18 +182,18 @@ class Runs:
             self._shared[key].remove(run)
             if not self._shared[key]:
                 del self._shared[key]
-        run.channel.clear()
+        run.channel.history.clear()
 
     def relieve(self) -> None:
         """If all histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""
         if max(self.ledger.bytes, self._parameters) <= self._limits.history:
             return
         aim = int(self._limits.history * RELIEF)
-        by_idleness = sorted(self.all(), key=lambda run: (bool(run.channel.subscriptions), run.channel.touched))
+        by_idleness = sorted(self.all(), key=lambda run: (bool(run.channel.streams), run.channel.touched))
         for run in by_idleness:
             if max(self.ledger.bytes, self._parameters) <= aim:
                 return
-            if not run.channel.subscriptions:
+            if not run.channel.streams:
                 self.forget(run)
             elif self.ledger.bytes > aim:
                 run.channel.history.evict_bytes(self.ledger.bytes - aim)

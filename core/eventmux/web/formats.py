@@ -1,30 +1,34 @@
-"""Entries as the bytes of a response: SSE, JSON lines or a JSON array. One object serves one response."""
+"""Entries as the bytes of a response: SSE, JSON lines or a JSON array."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from .. import sse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
-    from ..subscription import Entry, Subscription
+    from ..reader import Entry
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
 MEDIA_TYPES = (SSE, NDJSON, JSON)
 
 
 class Format(Protocol):
-    """What a response writes. `heartbeat` is called only where nothing else was written for a while."""
+    """What a response writes. It has no state: one object serves all. `heartbeat` is for where nothing else was written
+    for a while, with the cursor if the client has not got it yet.
+    """
 
     media_type: str
+    is_plain: bool
 
     def opening(self, cursor: bytes, retry: int) -> bytes: ...
-    def read(self, subscription: Subscription) -> bytes:
-        """What has come since the last call; nothing if nothing has."""
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes:
+        """`is_first`: whether no entry has been written yet."""
         ...
 
     def heartbeat(self, cursor: bytes) -> bytes: ...
@@ -42,27 +46,18 @@ class EventStreamFormat:
 
     def __init__(self, *, qualify: bool) -> None:
         self._qualify = qualify
-        self._cursor = b""
+        self.is_plain = not qualify
 
     def opening(self, cursor: bytes, retry: int) -> bytes:
-        self._cursor = cursor
         return b"retry: %d\nid: %b\n\n" % (retry, cursor)
 
-    def read(self, subscription: Subscription) -> bytes:
-        if not self._qualify and (joined := subscription.read_joined()):
-            self._cursor = subscription.cursor
-            return joined
-        entries = subscription.read()
-        if not entries:
-            return b""
-        self._cursor = entries[-1].cursor
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes:  # noqa: ARG002 - as in Format
         if self._qualify:
-            return b"".join(b"id: %b\n%b" % (e.cursor, sse.qualified(e.frame, e.source)) for e in entries)
+            return b"".join([b"id: %b\n%b" % (e.cursor, sse.qualified(e.frame, e.source)) for e in entries])
         return b"".join([sse.block(frame, cursor) for _, frame, cursor in entries])
 
     def heartbeat(self, cursor: bytes) -> bytes:
-        moved, self._cursor = cursor != self._cursor, cursor
-        return sse.HEARTBEAT + (b"id: %b\n\n" % cursor if moved else b"")
+        return sse.HEARTBEAT + (b"id: %b\n\n" % cursor if cursor else b"")
 
     def farewell(self, retry: int) -> bytes:
         return b"retry: %d\n\n" % retry
@@ -75,6 +70,7 @@ class LinesFormat:
     """JSON lines: one object per event. An empty line is the heartbeat."""
 
     media_type = NDJSON
+    is_plain = False
 
     def __init__(self, *, qualify: bool) -> None:
         self._qualify = qualify
@@ -82,8 +78,8 @@ class LinesFormat:
     def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002 - a line is an event, and this is none
         return b""
 
-    def read(self, subscription: Subscription) -> bytes:
-        return b"".join(_line(entry, qualify=self._qualify) + b"\n" for entry in subscription.read())
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes:  # noqa: ARG002 - as in Format
+        return b"".join([_line(entry, qualify=self._qualify) + b"\n" for entry in entries])
 
     def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002 - as in Format
         return b"\n"
@@ -99,21 +95,17 @@ class ArrayFormat:
     """The same objects as one JSON array; white space between them is the heartbeat."""
 
     media_type = JSON
+    is_plain = False
 
     def __init__(self, *, qualify: bool) -> None:
         self._qualify = qualify
-        self._is_first = True
 
     def opening(self, cursor: bytes, retry: int) -> bytes:  # noqa: ARG002 - as in Format
         return b"["
 
-    def read(self, subscription: Subscription) -> bytes:
-        entries = subscription.read()
-        text = b",\n".join(_line(entry, qualify=self._qualify) for entry in entries)
-        if entries and not self._is_first:
-            text = b",\n" + text
-        self._is_first = self._is_first and not entries
-        return text
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes:
+        text = b",\n".join([_line(entry, qualify=self._qualify) for entry in entries])
+        return text if is_first else b",\n" + text
 
     def heartbeat(self, cursor: bytes) -> bytes:  # noqa: ARG002 - as in Format
         return b"\n"
@@ -158,6 +150,10 @@ def media_type(accept: str) -> str:
     return best
 
 
-def new_format(media_type: str, *, qualify: bool) -> Format:
-    kinds: dict[str, Callable[..., Format]] = {SSE: EventStreamFormat, NDJSON: LinesFormat, JSON: ArrayFormat}
-    return kinds[media_type](qualify=qualify)
+def format_of(media_type: str, *, qualify: bool) -> Format:
+    """The one object for this."""
+    return _FORMATS[media_type, qualify]
+
+
+_KINDS: dict[str, Callable[..., Format]] = {SSE: EventStreamFormat, NDJSON: LinesFormat, JSON: ArrayFormat}
+_FORMATS = {(name, qualify): kind(qualify=qualify) for name, kind in _KINDS.items() for qualify in (False, True)}

@@ -4,42 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .response import ABORT
+from ..stream import Piece
+from .direct import Taken, abort
+from .response import CONNECTION
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application, ASGISendEvent
 
 
 SEND_BUFFER = 128 * 1024  # bytes; the kernel takes twice that, for its own bookkeeping (socket(7))
+DEFAULT_HIGH = 64 * 1024  # asyncio's own high-water mark
 
 
 class Protocol(HttpToolsProtocol):
-    """Lets a response abort its connection: one that is merely closed waits for the client to take what is buffered,
-    which one that takes nothing never does. Sends no chunks to HTTP/1.0. Tells the response under way that its client
-    has gone, also where another request is queued behind it; uvicorn 0.54 would tell only the last one.
+    """The connection of a stream: an extension of its scope, by which the response bounds what is buffered for its
+    client, takes it over, or aborts it.
+
+    Sends no chunks to HTTP/1.0. Tells the response under way that its client has gone, also where another request is
+    queued behind it; uvicorn 0.54 would tell only the last one.
     """
 
     _running: RequestResponseCycle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn
-        super().connection_made(transport)
-        # By default 64 KiB wait in the process for a client that takes nothing, beside what the kernel buffers: 1,000
-        # were 86 MB more than 1,000 idle ones (bench/stalled.py). What cannot be sent waits in the history instead.
-        transport.set_write_buffer_limits(high=0)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
-            # The kernel would grow to megabytes for a client that reads slowly, and is writable again only when a third
-            # of that has been taken: such a client would be cut off by `send_timeout` although it reads all the time.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    _is_bounded = False
+    _tap: Tap | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.abort}}
+        self.scope["extensions"] = {CONNECTION: {"connection": self}}
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -51,6 +46,12 @@ class Protocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
+    def on_response_complete(self) -> None:
+        if self._is_bounded:
+            self.transport.set_write_buffer_limits(high=DEFAULT_HIGH)
+            self._is_bounded = False
+        super().on_response_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.pipeline.clear()
@@ -59,11 +60,102 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
 
     def abort(self) -> None:
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            # Else the kernel would keep what it has buffered, megabytes, for a client that takes nothing.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        """End the connection now, whatever is still to be sent."""
+        abort(self.transport)
+
+    def begin(self) -> None:
+        """A stream begins: bound what waits for its client, in the process and in the kernel."""
+        transport = self.transport
+        # By default 64 KiB wait in the process for a client that takes nothing, beside what the kernel buffers: 1,000
+        # were 86 MB more than 1,000 idle ones (bench/stalled.py). What cannot be sent waits in the history instead.
+        # (TLS counts otherwise, and would pause at 0 bytes.)
+        transport.set_write_buffer_limits(high=int(self.scheme == "https"))
+        self._is_bounded = True
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            # The kernel would grow to megabytes for a client that reads slowly, and is writable again only when a third
+            # of that has been taken: such a client would be cut off by `send_timeout` although it reads all the time.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        if self._running:
+            self._running.transport = self._tap = Tap(transport)
+
+    def take_over(self, opening: bytes) -> Taken | None:
+        """Give the connection away; None if something stands in the way of writing to it.
+
+        `opening` is the body's beginning, as the response has sent it: where something else has come out here, there is
+        somebody between who changes what passes.
+        """
+        cycle, transport = self._running, self.transport
+        tap, self._tap = self._tap, None
+        if cycle is None or tap is None:
+            return None
+        cycle.transport = transport
+        is_chunked = bool(cycle.chunked_encoding)
+        if (
+            not tap.has_passed(Piece(opening).chunk if is_chunked and opening else opening)
+            or cycle is not self.cycle
+            or cycle.scope is not self.scope  # a second request has begun
+            or cycle.disconnected
+            or cycle.response_complete
+            or transport.is_closing()
+        ):
+            return None
+        keeps_alive = is_chunked and cycle.keep_alive
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        taken = Taken(transport, is_chunked, self.connections, _Return(self) if keeps_alive else None)
+        # uvicorn must neither miss the end of the response nor write to the connection.
+        cycle.disconnected = True
+        cycle.message_event.set()
+        cycle.scope["extensions"] = {}
+        self._running = self.cycle = self.parser = self.scope = None  # type: ignore[assignment] # as uvicorn begins
+        return taken
+
+
+class _Return:
+    """Makes a connection uvicorn's again, as it would be after a response: for the next request, or its time-out."""
+
+    __slots__ = ("_app_state", "_config", "_state")
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._config = protocol.config
+        self._state = protocol.server_state
+        self._app_state = protocol.app_state
+
+    def __call__(self, transport: asyncio.Transport, early: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        protocol = Protocol(self._config, self._state, self._app_state, loop)
+        transport.set_write_buffer_limits(high=DEFAULT_HIGH)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        self._state.total_requests += 1
+        transport.resume_reading()
+        if early:
+            protocol.data_received(early)
+        else:
+            protocol.timeout_keep_alive_task = loop.call_later(
+                protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
+            )
+
+
+class Tap:
+    """Stands before a transport until its response has begun, and sees what passes."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._written.append(data)
+        self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def has_passed(self, beginning: bytes) -> bool:
+        """Whether that is what came after the head, and nothing else."""
+        head, *body = [data for data in self._written if data] or [b""]
+        return body == [beginning][: len(beginning)] and b"\r\ncontent-encoding:" not in head
 
 
 class UnchunkedCycle(RequestResponseCycle):

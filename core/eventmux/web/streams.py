@@ -12,24 +12,24 @@ from fastapi import APIRouter, Request, Response
 from ..cursor import Cursor, parse_cursor
 from ..errors import UnknownSourceError
 from ..hub import Start
-from ..subscription import Selection
+from ..stream import Selection
 from . import formats, openapi, parameters
 from .response import EventStream
 
 if TYPE_CHECKING:
     from ..catalog import Catalog, EnabledSource
-    from ..config import ServerConfig
     from ..hub import Hub
+    from .outlet import Delivery
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def router(catalog: Catalog, hub: Hub, server: ServerConfig) -> APIRouter:
+def router(catalog: Catalog, hub: Hub, delivery: Delivery) -> APIRouter:
     """Routes for everything in the catalog."""
     routes = APIRouter()
-    streams = Streams(catalog, hub, server)
+    streams = Streams(catalog, hub, delivery)
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
         for method in ("GET", "POST", "HEAD"):
@@ -59,10 +59,10 @@ def router(catalog: Catalog, hub: Hub, server: ServerConfig) -> APIRouter:
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, server: ServerConfig) -> None:
+    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery) -> None:
         self._catalog = catalog
         self._hub = hub
-        self._server = server
+        self._delivery = delivery
 
     async def merged(self, request: Request) -> Response:
         query = parameters.read_query(request)
@@ -115,12 +115,9 @@ class Streams:
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
-        return EventStream(
-            lambda: self._hub.subscribe(wanted, start, Selection(events, limit, reconnects=media_type == formats.SSE)),
-            self._hub.unsubscribe,
-            formats.new_format(media_type, qualify=words.qualify),
-            self._server,
-        )
+        form = formats.format_of(media_type, qualify=words.qualify)
+        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE)
+        return EventStream(lambda: self._hub.subscribe(wanted, start, selection), form, self._delivery)
 
 
 def _cursor(request: Request, word: str | None) -> Cursor | None:

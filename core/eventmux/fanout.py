@@ -1,0 +1,66 @@
+"""Who has something to do, once per turn of the loop, for all channels together. What is to be done is not known here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+# A turn of the loop is for all: 10,000 writes in one go would hold it for 50 to 70 ms (docs/performance.md). What is
+# not done after so many seconds is done in the next turn.
+TURN_SECONDS = 0.004
+
+
+class Job(Protocol):
+    """Something to do piece by piece. It must not raise: the jobs behind it are other clients' events."""
+
+    def advance(self, now: float) -> bool:
+        """Do a small piece at the time `now` of the loop's clock; return whether there is more."""
+        ...
+
+
+class Fanout:
+    """Brings channels that have more to their streams, in turn, and in one callback of the loop however many they are."""
+
+    def __init__(self) -> None:
+        self._news: list[Channel] = []
+        self._jobs: deque[Job] = deque()
+        self._is_called = False
+
+    def mark(self, channel: Channel) -> None:
+        """The channel has more. Call it once until its streams have been told, by `is_marked`."""
+        self._news.append(channel)
+        if not self._is_called:
+            self._call()
+
+    def add(self, job: Job) -> None:
+        """The job is advanced until it is done. It must not be under way yet."""
+        self._jobs.append(job)
+        if not self._is_called:
+            self._call()
+
+    def _call(self) -> None:
+        self._is_called = True
+        asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        news, self._news = self._news, []
+        for channel in news:
+            channel.tell(self)
+        jobs = self._jobs
+        ends = now + TURN_SECONDS
+        while jobs:
+            job = jobs.popleft()
+            if job.advance(now):
+                jobs.append(job)
+            now = loop.time()
+            if now >= ends:
+                break
+        self._is_called = False
+        if jobs or self._news:
+            self._call()

@@ -1,0 +1,193 @@
+"""Reads the channels of one stream from any place: frames in the order of arrival, gaps, ends, each with its cursor.
+
+Who stands where, and how frames become bytes, is not said here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from . import sse
+from .cursor import CursorWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .channel import Channel
+    from .cursor import Position
+    from .sse import Frame
+
+READ_EVENTS = 256  # frames read at a time; more wait for the next read
+READ_BYTES = 8 * 1024  # of them, about: what a client that stalls then keeps from all others, and enough for one write
+
+
+class Gap(NamedTuple):
+    """Why a client's position cannot be kept, to be said before all else; `offset` is where it goes on.
+
+    Until it is said, `told`, that position, stands in the cursor, so that a client that is cut off before it hears of
+    the gap is told again.
+    """
+
+    reason: str
+    told: Position | None
+    offset: int
+
+
+# Where a client stands in each channel of its stream: the last offset taken; a gap to be told first; None after the end.
+Place: TypeAlias = "tuple[int | Gap | None, ...]"
+
+
+class Entry(NamedTuple):
+    """A frame on its way to clients."""
+
+    source: str
+    frame: Frame
+    cursor: bytes
+
+
+@dataclass(slots=True)
+class View:
+    """One channel as its stream sees it, and the place in it that is being read. Without a channel the run is lost, or
+    its end has been seen. `hangs_up`: whether a client that lags is disconnected instead of moved on.
+    """
+
+    channel: Channel | None
+    source: str
+    hangs_up: bool = False
+    offset: int = 0
+    gap: Gap | None = None
+    is_over: bool = False
+
+    def seat(self, at: int | Gap | None) -> None:
+        self.is_over = at is None
+        self.gap = at if isinstance(at, Gap) else None
+        self.offset = self.gap.offset if self.gap else at or 0  # type: ignore[assignment] # an int is left
+
+    @property
+    def at(self) -> int | Gap | None:
+        return None if self.is_over else self.gap or self.offset
+
+    @property
+    def position(self) -> tuple[str, str, int | None]:
+        if self.is_over:
+            return self.source, "", None
+        if self.gap and self.gap.told:
+            return self.source, self.gap.told.epoch, self.gap.told.offset
+        return self.source, self.channel.epoch if self.channel else "", self.offset
+
+
+class Reader:
+    """Sits at one place at a time. After `read`, `place` is where it has come to.
+
+    `is_cut`: the client lags too far, and is to come back. `has_more`: there is more to read at once.
+    """
+
+    def __init__(self, views: Sequence[View], events: frozenset[str] | None) -> None:
+        """`events`: only these, by their name or as source/name."""
+        self._views = views
+        self._events = events
+        self.place: Place = ()
+        self.is_cut = False
+        self.has_more = False
+        self.left: int | None = None
+
+    def seat(self, place: Place) -> None:
+        if place is self.place and not self.is_cut:
+            return
+        self.is_cut = False
+        for view, at in zip(self._views, place, strict=True):
+            view.seat(at)
+        if all(type(at) is int for at in place) and all(type(at) is int for at in self.place) and self.place:
+            for index, view in enumerate(self._views):
+                self._cursor.move(index, view.offset)
+        else:
+            self._cursor = CursorWriter([view.position for view in self._views])
+        self.place = place
+
+    @property
+    def cursor(self) -> bytes:
+        return self._cursor.text()
+
+    def read(self, left: int | None) -> list[Entry]:
+        """What follows, up to about READ_BYTES, at most `left` events; [] if there is nothing."""
+        self.left, self.has_more = left, False
+        entries: list[Entry] = []
+        for index, view in enumerate(self._views):
+            entries += self._gaps(index, view)
+        size = 0
+        for index, frame in self._pending():
+            entry = self._take(index, frame)
+            if entry:
+                entries.append(entry)
+                size += len(frame.body)
+            if size >= READ_BYTES or self.left == 0:
+                self.has_more = True
+                break
+        for view in self._views:
+            if view.channel:
+                view.channel.reached(view.offset)
+        entries += self._ends()
+        self.place = tuple([view.at for view in self._views])
+        return entries
+
+    def _gaps(self, index: int, view: View) -> Iterator[Entry]:
+        """Move a view over what its history no longer has, and say so."""
+        channel = view.channel
+        if view.is_over or channel is None or self.is_cut:
+            return
+        missed = channel.history.first - 1 - view.offset
+        if view.gap is None and missed <= 0:
+            return
+        if view.gap is None and view.hangs_up:
+            self.is_cut = True  # it comes back with its cursor, and is told of the gap then
+            return
+        reason, view.gap = view.gap.reason if view.gap else "lagged", None
+        view.offset += max(missed, 0)
+        self._cursor.place(index, channel.epoch, view.offset)
+        gap = sse.control("stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 else None)
+        yield Entry(view.source, gap, self.cursor)
+
+    def _pending(self) -> Iterator[tuple[int, Frame]]:
+        batches = [
+            [(index, frame) for frame in view.channel.history.after(view.offset, READ_EVENTS)]
+            for index, view in enumerate(self._views)
+            if view.channel and not view.is_over and view.offset < view.channel.history.last and not self.is_cut
+        ]
+        if len(batches) == 1:
+            self.has_more = len(batches[0]) == READ_EVENTS
+            return iter(batches[0])
+        # Where a channel has more than was looked at, nothing younger of the others may overtake the rest of it.
+        cut = [batch[-1][1].at for batch in batches if len(batch) == READ_EVENTS]
+        self.has_more = bool(cut)
+        merged = heapq.merge(*batches, key=lambda pair: pair[1].at)
+        return itertools.takewhile(lambda pair: pair[1].at <= min(cut), merged) if cut else merged
+
+    def _take(self, index: int, frame: Frame) -> Entry | None:
+        """Move past `frame`; None if the client did not ask for such events."""
+        view = self._views[index]
+        view.offset += 1
+        self._cursor.move(index, view.offset)
+        if not frame.is_control:
+            wanted = self._events
+            if wanted is not None and frame.event not in wanted and f"{view.source}/{frame.event}" not in wanted:
+                return None
+            if self.left is not None:
+                self.left -= 1
+        return Entry(view.source, frame, self.cursor)
+
+    def _ends(self) -> Iterator[Entry]:
+        for index, view in enumerate(self._views):
+            if view.is_over or self.is_cut:
+                continue
+            reason = "lost"
+            if channel := view.channel:
+                ended = channel.ended if view.offset == channel.history.last else None
+                reason = ended or ("limit" if self.left == 0 else "")
+            if reason:
+                view.is_over = True
+                self._cursor.end(index)
+                end = sse.control("stream.end", source=view.source, reason=reason)
+                yield Entry(view.source, end, self.cursor)

@@ -1,0 +1,208 @@
+"""What all clients with one selection get, and who they are: bytes made once for those that stand at one place.
+
+Which bytes follow is the reader's to say; where they go, the subscriptions'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from .reader import READ_BYTES, READ_EVENTS, Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .fanout import Fanout
+    from .reader import Entry, Place, View
+    from .subscription import Subscription
+
+KEPT_STEPS = 8  # places for which the bytes are kept until the next event; most subscriptions stand at one
+MEMBERS = 64  # that are served before others may be
+
+
+class Format(Protocol):
+    """How entries become bytes. It has no state: one serves all."""
+
+    is_plain: bool  # whether an entry is `id: cursor` and the frame's own bytes, as in SSE
+
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
+    `reconnects`: whether it comes back by itself when it is sent away.
+    """
+
+    form: Format
+    events: frozenset[str] | None = None
+    limit: int | None = None
+    reconnects: bool = True
+
+
+class Piece:
+    """Bytes on their way to many clients. `chunk` is the same as a chunk of HTTP/1.1 (RFC 9112, 7.1), made once if
+    anybody wants it.
+    """
+
+    __slots__ = ("_chunk", "body")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self._chunk = b""
+
+    @property
+    def chunk(self) -> bytes:
+        if not self._chunk:
+            self._chunk = b"%x\r\n%b\r\n" % (len(self.body), self.body)
+        return self._chunk
+
+
+class Step(Piece):
+    """What follows a place, and the place `after` it. `left`: events that the client may still get. `has_more`: there is
+    more at once. `is_last`: the stream is over, or `is_cut`: the client is to come back.
+    """
+
+    __slots__ = ("after", "has_more", "is_cut", "is_last", "left")
+
+    def __init__(self, body: bytes, after: Place, *, has_more: bool = False) -> None:
+        self.body = body
+        self._chunk = b""
+        self.after = after
+        self.has_more = has_more
+        self.left: int | None = None
+        self.is_last = self.is_cut = False
+
+
+class Stream:
+    """A selection of channels. It is a job while its members lack something: each gets a step, in slices.
+
+    `on_empty` is called when the last member has left.
+    """
+
+    def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[Stream], None]) -> None:
+        self._views = views
+        self._form = selection.form
+        self._reader = Reader(views, selection.events)
+        self._on_empty = on_empty
+        self._members: dict[Subscription, None] = {}
+        self._steps: dict[Place, Step] = {}
+        self._waiting: list[Subscription] = []  # members that this pass has still to serve
+        self._is_under_way = self._has_news = False
+        self._channel = views[0].channel if len(views) == 1 else None
+        is_common = self._form.is_plain and selection.events is None
+        self._prefix = b"id: %b." % self._channel.epoch.encode() if self._channel and is_common else b""
+        for view in views:
+            if view.channel:
+                view.channel.join(self)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def members(self) -> list[Subscription]:
+        return list(self._members)
+
+    def join(self, subscription: Subscription) -> None:
+        self._members[subscription] = None
+
+    def leave(self, subscription: Subscription) -> None:
+        if subscription not in self._members:
+            return
+        del self._members[subscription]
+        if len(self._members) <= 1:
+            self._steps.clear()
+        if not self._members:
+            for view in self._views:
+                if view.channel:
+                    view.channel.leave(self)
+            self._on_empty(self)
+
+    def cursor(self, place: Place) -> bytes:
+        self._reader.seat(place)
+        return self._reader.cursor
+
+    def has_news(self, fanout: Fanout) -> None:
+        if self._steps:
+            self._steps.clear()
+        if len(self._members) == 1:
+            for member in self._members:
+                if not member.is_held:
+                    member.resume()
+            return
+        self._has_news = True
+        if not self._is_under_way:
+            self._is_under_way = True
+            fanout.add(self)
+
+    def advance(self, now: float) -> bool:
+        """Give some members what they lack. What comes meanwhile is given in a pass of its own, after this one."""
+        if not self._waiting:
+            if not self._has_news:
+                self._is_under_way = False
+                return False
+            self._has_news = False
+            self._waiting = self.members
+        members = self._waiting[-MEMBERS:]
+        del self._waiting[-MEMBERS:]
+        step, place = None, None
+        for member in members:
+            if member.is_held:
+                continue
+            if member.left is not None:
+                member.advance(now)
+                continue
+            if member.place is not place or step is None:
+                place = member.place
+                step = self.step(place)
+            try:
+                member.take(step, now)
+            except Exception:
+                member.fail()
+        self._is_under_way = bool(self._waiting) or self._has_news
+        return self._is_under_way
+
+    def step(self, place: Place) -> Step:
+        """What follows `place`, made once for all that stand there, until the next event."""
+        if len(self._members) <= 1:
+            return self._common(place) or self._step(place)
+        step = self._steps.get(place)
+        if step is None:
+            if len(self._steps) >= KEPT_STEPS:
+                self._steps.clear()
+            step = self._steps[place] = self._common(place) or self._step(place)
+        return step
+
+    def limited(self, place: Place, left: int, *, is_first: bool) -> Step:
+        """The same for one that may get `left` events more. `is_first`: whether it has had none."""
+        return self._step(place, left, is_first=is_first)
+
+    def _common(self, place: Place) -> Step | None:
+        """The common case without what only others need: one channel, as SSE, nothing left out, and nothing to tell."""
+        channel, offset = self._channel, place[0]
+        if not self._prefix or channel is None or type(offset) is not int or channel.ended is not None:
+            return None
+        history = channel.history
+        if offset < history.first - 1:
+            return None
+        blocks: list[bytes] = []
+        size = 0
+        for frame in history.after(offset, READ_EVENTS):
+            offset += 1
+            blocks.append(b"%b%d\n%b" % (self._prefix, offset, frame.body))
+            size += len(frame.body)
+            if size >= READ_BYTES:
+                break
+        channel.reached(offset)
+        return Step(b"".join(blocks), (offset,), has_more=offset < history.last)
+
+    def _step(self, place: Place, left: int | None = None, *, is_first: bool = False) -> Step:
+        reader = self._reader
+        reader.seat(place)
+        entries = reader.read(left)
+        body = self._form.body(entries, is_first=is_first) if entries else b""
+        step = Step(body, reader.place, has_more=reader.has_more)
+        step.left, step.is_cut = reader.left, reader.is_cut
+        step.is_last = step.is_cut or not any(at is not None for at in reader.place)
+        return step

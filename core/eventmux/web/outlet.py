@@ -1,0 +1,120 @@
+"""One subscription on its way to one client: its heartbeats, its time-out and its end. How bytes are sent is not said
+here; the portable and the direct outlet do that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from ..stream import Piece
+from .wheel import Wheel
+
+if TYPE_CHECKING:
+    from ..config import ServerConfig
+    from ..subscription import Subscription
+    from .formats import Format
+
+log = logging.getLogger("eventmux.stream")
+
+PIECE = 8 * 1024  # bytes handed to the server at a time: the time-out is for one that takes nothing, not for one that
+# takes much slowly
+
+
+class Delivery:
+    """What all outlets of a service have in common. `is_direct`: whether streams may take over their connections."""
+
+    def __init__(self, server: ServerConfig) -> None:
+        self.heartbeat = server.heartbeat
+        self.send_timeout = server.send_timeout
+        self.is_direct = server.direct
+        self._retry = server.retry
+        self.retry = server.retry
+        self.wheel = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
+
+    def jittered_retry(self) -> int:
+        """Milliseconds. Clients that are sent away together must not come back together."""
+        return int(self.retry * random.uniform(1, 3))  # noqa: S311 - not a secret
+
+
+class Outlet:
+    """Gives a subscription's bytes to a client until one of them ends it.
+
+    A kind of outlet says how: `_put`, `_finish` and `_sever`. It is full while the client takes nothing: then `_rest`,
+    and `_last` where the stream has ended meanwhile, are still to be sent.
+    """
+
+    __slots__ = ("_delivery", "_form", "_full_since", "_is_full", "_last", "_rest", "_subscription", "_wrote", "tick")
+
+    def __init__(self, delivery: Delivery, subscription: Subscription, form: Format) -> None:
+        self.tick = 0
+        self._delivery = delivery
+        self._subscription = subscription
+        self._form = form
+        self._is_full = False
+        self._full_since = self._wrote = 0.0
+        self._rest: memoryview | bytes = b""
+        self._last: bytes | None = None
+
+    def start(self) -> None:
+        self._wrote = now = asyncio.get_running_loop().time()
+        self._delivery.wheel.add(self, now + min(self._delivery.heartbeat, self._delivery.send_timeout))
+        self._subscription.start(self)
+
+    def write(self, piece: Piece, now: float) -> bool:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Say goodbye to a client that may come back; nothing more will come to it."""
+        is_over = self._subscription.is_over
+        self._last = (b"" if is_over else self._form.farewell(self._delivery.jittered_retry())) + self._form.closing()
+        self._finish()
+
+    def fail(self) -> None:
+        self._sever()
+
+    def close(self) -> None:
+        """The client has gone, or has everything."""
+        self._delivery.wheel.discard(self)
+        self._subscription.close()
+
+    def ring(self, now: float) -> float | None:
+        """A heartbeat where nothing was written, and the end of a client that takes nothing."""
+        delivery = self._delivery
+        if self._is_full:
+            late = self._full_since + delivery.send_timeout
+            if now < late:
+                return late
+            log.warning("a client took nothing for %g seconds: cut off", delivery.send_timeout)
+            self._sever()
+            return None
+        if now >= self._wrote + delivery.heartbeat:
+            self._subscription.advance(now)  # what there is comes first, where the loop was late
+            if now >= self._wrote + delivery.heartbeat:
+                self._beat(now)
+        return now + min(max(0, self._wrote + delivery.heartbeat - now), delivery.send_timeout)
+
+    def _beat(self, now: float) -> None:
+        self._wrote = now
+        subscription = self._subscription
+        if subscription.is_held:
+            return  # it has ended
+        beat = self._form.heartbeat(subscription.cursor if subscription.has_moved else b"")
+        subscription.has_moved = False
+        subscription.is_held = not self.write(Piece(beat), now)
+
+    def _fill(self) -> None:
+        """It can send no more now."""
+        if not self._is_full:
+            self._is_full = True
+            self._full_since = asyncio.get_running_loop().time()
+
+    def _finish(self) -> None:
+        """Send `_last` and end the response, after what is still to be sent."""
+        raise NotImplementedError
+
+    def _sever(self) -> None:
+        """End the connection now, whatever is still to be sent."""
+        raise NotImplementedError
