@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+import portable
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -21,3 +23,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 if os.environ.get("CI"):
                     pytest.fail(f"{reason}: in CI this test must run")
                 pytest.skip(reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--portable", action="store_true", help="only tests with a server, and on the portable path")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--portable"):
+        portable.choose()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--portable"):
+        served = [item for item in items if _has_a_server(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in served])
+        items[:] = served
+
+
+def _has_a_server(item: pytest.Item) -> bool:
+    module = getattr(item, "module", None)
+    if getattr(module, "__name__", "") in {"test_config", "test_documentation"}:
+        return False  # they are about what the defaults are
+    return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))

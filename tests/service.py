@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 
+import portable
 from eventmux.app import create_app
 from eventmux.catalog import Catalog, EnabledSource
 from eventmux.config import Config, LimitsConfig, ServerConfig
@@ -117,9 +118,17 @@ class Process:
         self.log = cwd / "serve.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "eventmux", "serve", "--port", "0", *arguments],
+                [
+                    sys.executable,
+                    "-m",
+                    "portable" if portable.chosen.is_set() else "eventmux",
+                    "serve",
+                    "--port",
+                    "0",
+                    *arguments,
+                ],
                 cwd=cwd,
-                env={**os.environ, **(environ or {})},
+                env={**os.environ, "PYTHONPATH": str(portable.TESTS), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -26,7 +26,7 @@ class Taking:
         self.subscription.start(self)
         self.subscription.is_held = True
 
-    def write(self, piece: Piece, now: float) -> bool:  # noqa: ARG002 - as an outlet is called
+    def write(self, piece: Piece, now: float) -> bool:
         self._text += piece.body
         return True
 

@@ -61,7 +61,7 @@ def test_what_is_kept_is_within_the_bounds_and_counted_to_the_byte(
             assert all(found.at >= now - age * SECOND for found in kept)
         for offset in (0, history.first - 1, history.first, history.last - 1, history.last):
             assert history.after(offset, 3) == all_frames[max(offset, history.first - 1) :][:3]
-            assert history.bytes_after(offset) == sum(
+            assert history.total - history.total_at(offset) == sum(
                 len(found.body) + FRAME_OVERHEAD for found in all_frames[max(offset, history.first - 1) :]
             )
     history.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -20,15 +20,17 @@ from .web import catalog, dashboard, openapi, status, streams
 from .web.outlet import Delivery
 
 if TYPE_CHECKING:
+    from fastapi import params
     from starlette.types import Lifespan
 
 log = logging.getLogger("eventmux")
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
     """The service as an ASGI application, from ./plugins.yaml if nothing is given.
 
-    `app.state.hub` is its hub, for who runs the server. Raises ConfigError.
+    `dependencies`: FastAPI's, of every stream; one that raises an HTTPException refuses it. `app.state.hub` is its hub,
+    for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
     hub = Hub(settings.limits)
@@ -43,7 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
     app.include_router(catalog.router(settings.catalog, hub))
     app.include_router(dashboard.router())
-    app.include_router(streams.router(settings.catalog, hub, delivery))
+    streams.add_routes(app, settings.catalog, hub, delivery, dependencies)
     app.add_exception_handler(EventmuxError, _refused)
     openapi.install(app, settings.catalog)
     return app

@@ -44,7 +44,7 @@ class EnabledSource:
     def shared(self) -> bool:
         return self.policy.shared
 
-    @property
+    @cached_property
     def settable(self) -> frozenset[str]:
         """The parameters that a client may set."""
         return frozenset(self.source.parameters.model_fields) - self.source.config_only - frozenset(self.fixed)

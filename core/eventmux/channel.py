@@ -64,6 +64,9 @@ class Channel:
         self._on_idle = on_idle
         self._is_marked = False
         self._reached = 0
+        self._reached_total = 0  # bytes of the history up to there
+        self._window_events = min(WINDOW_EVENTS, bounds.events)
+        self._window_bytes = min(WINDOW_BYTES, bounds.bytes)
         self._reader_moved: asyncio.Future[None] | None = None
 
     def append(self, frame: Frame) -> None:
@@ -107,6 +110,8 @@ class Channel:
         """A reader has taken what is up to `offset`: a writer that waits for it may go on."""
         if offset > self._reached:
             self._reached = offset
+            history = self.history
+            self._reached_total = history.total if offset == history.last else history.total_at(offset)
             if self._reader_moved and not self._reader_moved.done():
                 self._reader_moved.set_result(None)
 
@@ -114,9 +119,9 @@ class Channel:
     def is_full(self) -> bool:
         """Whether the foremost reader is a window behind the writer."""
         history = self.history
-        behind = history.last - self._reached
-        return behind >= min(WINDOW_EVENTS, history.bounds.events) or (
-            behind > 0 and history.bytes_after(self._reached) >= min(WINDOW_BYTES, history.bounds.bytes)
+        return (
+            history.last - self._reached >= self._window_events
+            or history.total - self._reached_total >= self._window_bytes
         )
 
     async def room(self) -> None:

@@ -28,7 +28,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class History:
-    """Frames `first` to `last`; the offset of the first one ever appended is 1.
+    """Frames `first` to `last`; the first one ever appended has offset 1. `first` is `last + 1` where none is kept.
 
     `evicted_at`: the time of the youngest frame that is no longer kept, 0 while all are.
     """
@@ -37,27 +37,22 @@ class History:
     ledger: Ledger = field(default_factory=Ledger)
     bytes: int = 0
     total: int = 0
+    first: int = 1
     last: int = 0
     evicted_at: int = 0
     _frames: list[Frame] = field(default_factory=list)
     _head: int = 0
 
-    @property
-    def first(self) -> int:
-        """The offset of the oldest frame kept; `last + 1` while there is none."""
-        return self.last + 1 - (len(self._frames) - self._head)
-
     def append(self, frame: Frame) -> int:
         """Keep `frame`, let go what is over the bounds, and return its offset. The newest one always stays."""
         size = len(frame.body) + FRAME_OVERHEAD
-        self.total += size
+        self.total = frame.total = self.total + size
         self.bytes += size
         self.ledger.bytes += size
         self.last += 1
-        frame.total = self.total
         self._frames.append(frame)
         bounds = self.bounds
-        over = len(self._frames) - self._head - bounds.events
+        over = self.last + 1 - self.first - bounds.events
         if over > 0:
             self.evict(over)
         while self.bytes > bounds.bytes and self.first < self.last:
@@ -66,15 +61,21 @@ class History:
             self.trim(frame.at)
         return self.last
 
+    @property
+    def newest(self) -> Frame:
+        """The last frame, where there is one."""
+        return self._frames[-1]
+
     def after(self, offset: int, limit: int) -> list[Frame]:
         """At most `limit` frames that follow `offset`; the caller sees by `first` what is no longer there."""
-        start = self._head + max(0, offset + 1 - self.first)
+        start = len(self._frames) - (self.last - offset)
+        start = max(start, self._head)
         return self._frames[start : start + limit]
 
-    def bytes_after(self, offset: int) -> int:
-        """How far `offset` is behind the end, in bytes."""
+    def total_at(self, offset: int) -> int:
+        """The bytes of all that was ever appended up to `offset`; what is gone counts as far as it is gone."""
         frames = self.after(offset, 1)
-        return self.total - frames[0].total + len(frames[0].body) + FRAME_OVERHEAD if frames else 0
+        return frames[0].total - len(frames[0].body) - FRAME_OVERHEAD if frames else self.total
 
     def offset_before(self, at: int) -> int:
         """The offset after which everything has come at or after the time `at`."""
@@ -99,19 +100,18 @@ class History:
 
     def evict(self, count: int) -> None:
         """Let go the `count` oldest frames."""
-        end = self._head + count
-        gone = self._frames[self._head : end]
-        if not gone:
-            return
-        size = sum(len(frame.body) + FRAME_OVERHEAD for frame in gone)
+        frames, head, size = self._frames, self._head, 0
+        for index in range(head, min(head + count, len(frames))):
+            frame, frames[index] = frames[index], _GONE
+            size += len(frame.body) + FRAME_OVERHEAD
+            self.evicted_at = frame.at
+            self.first += 1
+            self._head = head = index + 1
         self.bytes -= size
         self.ledger.bytes -= size
-        self.evicted_at = gone[-1].at
-        self._frames[self._head : end] = [_GONE] * len(gone)
-        self._head = end
         # One deletion for many evictions keeps append at constant cost; the places left behind are 8 bytes each.
-        if self._head > FEW and self._head * 2 > len(self._frames):
-            del self._frames[: self._head]
+        if head > FEW and head * 2 > len(frames):
+            del frames[:head]
             self._head = 0
 
 

@@ -57,7 +57,7 @@ class Hub:
             raise FullError("the service is shutting down")
         self._runs.relieve()  # here, and not once there are runs that wait for this subscription
         start = self._located(wanted, start)
-        epoch = private_epoch()
+        epoch = "" if all(want.enabled.shared for want in wanted) else private_epoch()
         joined: list[Run] = []
         opened: list[Run] = []
         try:
@@ -75,8 +75,11 @@ class Hub:
         logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
         key = (*logs, selection.events, selection.form)
         if key not in self._streams:
-            self._streams[key] = Stream(views, selection, on_empty=lambda _: self._streams.pop(key))
+            self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key))
         return self._streams[key]
+
+    def _forget(self, key: Hashable) -> None:
+        del self._streams[key]
 
     def state(self, enabled: EnabledSource) -> str:
         """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
@@ -106,6 +109,7 @@ class Hub:
         run = self._find(want, position, start)
         if run is None and position and policy.once:
             return View(None, enabled.name, gap=Gap("lost", position, 0))
+        is_own = run is not None
         if run and position:
             offset, told = position.offset, None
             gap = "evicted" if offset < run.channel.history.first - 1 else None
@@ -115,7 +119,7 @@ class Hub:
             told = position
         self._runs.keep(run)
         joined.append(run)
-        return View(run.channel, enabled.name, hangs_up, offset, Gap(gap, told, offset) if gap else None)
+        return View(run.channel, enabled.name, hangs_up, offset, Gap(gap, told, offset, is_own) if gap else None)
 
     def _find(self, want: Wanted, position: Position | None, start: Start) -> Run | None:
         if position is None:

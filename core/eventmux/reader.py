@@ -27,6 +27,7 @@ READ_BYTES = 8 * 1024  # of them, about: what a client that stalls then keeps fr
 class Gap(NamedTuple):
     """Why a client's position cannot be kept, to be said before all else; `offset` is where it goes on.
 
+    `is_own`: whether that is the client's own position, from which what it has missed can be counted.
     Until it is said, `told`, that position, stands in the cursor, so that a client that is cut off before it hears of
     the gap is told again.
     """
@@ -34,9 +35,10 @@ class Gap(NamedTuple):
     reason: str
     told: Position | None
     offset: int
+    is_own: bool = False
 
 
-# Where a client stands in each channel of its stream: the last offset taken; a gap to be told first; None after the end.
+# Where a client stands in each channel of its stream: the last offset taken, a gap to be told, None after the end.
 Place: TypeAlias = "tuple[int | Gap | None, ...]"
 
 
@@ -93,6 +95,7 @@ class Reader:
         self.is_cut = False
         self.has_more = False
         self.left: int | None = None
+        self._cursor = CursorWriter([])
 
     def seat(self, place: Place) -> None:
         if place is self.place and not self.is_cut:
@@ -144,10 +147,13 @@ class Reader:
         if view.gap is None and view.hangs_up:
             self.is_cut = True  # it comes back with its cursor, and is told of the gap then
             return
-        reason, view.gap = view.gap.reason if view.gap else "lagged", None
+        reason, is_own = (view.gap.reason, view.gap.is_own) if view.gap else ("lagged", True)
+        view.gap = None
         view.offset += max(missed, 0)
         self._cursor.place(index, channel.epoch, view.offset)
-        gap = sse.control("stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 else None)
+        gap = sse.control(
+            "stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 and is_own else None
+        )
         yield Entry(view.source, gap, self.cursor)
 
     def _pending(self) -> Iterator[tuple[int, Frame]]:

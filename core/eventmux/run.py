@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .catalog import EnabledSource
     from .channel import Channel
+    from .turn import Pulse
 
 log = logging.getLogger("eventmux.run")
 
@@ -45,12 +46,14 @@ class Run:
         parameters: BaseModel,
         channel: Channel,
         *,
+        pulse: Pulse,
         principal: str | None,
         on_over: Callable[[Run], None],
     ) -> None:
         self.enabled = enabled
         self.parameters = parameters
         self.channel = channel
+        self._pulse = pulse
         self.principal = principal
         self.size = len(fingerprint(parameters))  # bytes that a client has sent
         self.state: State = "idle"
@@ -169,16 +172,15 @@ class Run:
         source, channel, is_shared = self.enabled.source, self.channel, self.enabled.shared
         log_of_source = logging.getLogger(f"eventmux.source.{self.enabled.name}")
         context = Context(self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source)
-        turn = Turn()
+        turn, task = Turn(self._pulse), self._task
         async with piped(source, source.run(self.parameters, context), self.enabled.pipe) as events:
             async for event in events:
-                if self._is_stopped:
-                    return
+                if self._task is not task:
+                    return  # it has been stopped
                 channel.append(sse.encode(source, event))
                 channel.last = event
                 if not is_shared and channel.is_full:
                     await channel.room()
-                    turn.begin()
                 elif turn.is_over():
                     await turn.give_way()
 

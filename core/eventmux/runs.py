@@ -12,6 +12,7 @@ from .cursor import shared_epoch
 from .errors import FullError
 from .history import Ledger
 from .run import Run, fingerprint
+from .turn import Pulse
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -39,6 +40,7 @@ class Runs:
         self._limits = limits
         self._fanout = fanout
         self._clock = Clock()
+        self._pulse = Pulse()
         self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
         self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
         self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
@@ -94,7 +96,8 @@ class Runs:
             on_news=self._fanout.mark,
             on_idle=self.leave,
         )
-        run = Run(enabled, parameters, channel, principal=None if policy.shared else principal, on_over=self._run_over)
+        principal = None if policy.shared else principal
+        run = Run(enabled, parameters, channel, pulse=self._pulse, principal=principal, on_over=self._run_over)
         self._runs[name][channel.epoch] = run
         self._parameters += run.size
         if policy.shared:

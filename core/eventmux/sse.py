@@ -29,12 +29,13 @@ class Frame:
 
     __slots__ = ("at", "body", "event", "is_json", "total")
 
+    at: int
+    total: int
+
     def __init__(self, event: str, body: bytes, *, is_json: bool) -> None:
         self.event = event
         self.body = body
         self.is_json = is_json
-        self.at = 0
-        self.total = 0
 
     @property
     def is_control(self) -> bool:
@@ -52,7 +53,7 @@ def encode(source: Source[...], event: Event | ServerSentEvent) -> Frame:
     Raises UndeclaredEventError for a class that its annotation does not name, ValueError for a ServerSentEvent that
     would break the framing or that is not text.
     """
-    name = source.event_name(event)
+    name = source.events.get(type(event)) or source.event_name(event)  # type: ignore[arg-type] # a relay's is in no dict
     if isinstance(event, ServerSentEvent):
         return _encode_server_sent_event(name, event)
     try:

@@ -46,11 +46,10 @@ class Piece:
     anybody wants it.
     """
 
-    __slots__ = ("_chunk", "body")
+    _chunk = b""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        self._chunk = b""
 
     @property
     def chunk(self) -> bytes:
@@ -60,19 +59,17 @@ class Piece:
 
 
 class Step(Piece):
-    """What follows a place, and the place `after` it. `left`: events that the client may still get. `has_more`: there is
-    more at once. `is_last`: the stream is over, or `is_cut`: the client is to come back.
+    """What follows a place, and the place `after` it. `left`: events that the client may still get. `has_more`: there
+    is more at once. `is_last`: the stream is over, or the client is to come back.
     """
 
-    __slots__ = ("after", "has_more", "is_cut", "is_last", "left")
+    left: int | None = None
+    has_more = False
+    is_last = False
 
-    def __init__(self, body: bytes, after: Place, *, has_more: bool = False) -> None:
+    def __init__(self, body: bytes, after: Place) -> None:
         self.body = body
-        self._chunk = b""
         self.after = after
-        self.has_more = has_more
-        self.left: int | None = None
-        self.is_last = self.is_cut = False
 
 
 class Stream:
@@ -81,7 +78,7 @@ class Stream:
     `on_empty` is called when the last member has left.
     """
 
-    def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[Stream], None]) -> None:
+    def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None]) -> None:
         self._views = views
         self._form = selection.form
         self._reader = Reader(views, selection.events)
@@ -117,21 +114,16 @@ class Stream:
             for view in self._views:
                 if view.channel:
                     view.channel.leave(self)
-            self._on_empty(self)
+            self._on_empty()
 
     def cursor(self, place: Place) -> bytes:
         self._reader.seat(place)
         return self._reader.cursor
 
     def has_news(self, fanout: Fanout) -> None:
+        self._has_news = True
         if self._steps:
             self._steps.clear()
-        if len(self._members) == 1:
-            for member in self._members:
-                if not member.is_held:
-                    member.resume()
-            return
-        self._has_news = True
         if not self._is_under_way:
             self._is_under_way = True
             fanout.add(self)
@@ -139,13 +131,21 @@ class Stream:
     def advance(self, now: float) -> bool:
         """Give some members what they lack. What comes meanwhile is given in a pass of its own, after this one."""
         if not self._waiting:
+            self._is_under_way = False
             if not self._has_news:
-                self._is_under_way = False
                 return False
             self._has_news = False
             self._waiting = self.members
         members = self._waiting[-MEMBERS:]
         del self._waiting[-MEMBERS:]
+        if len(members) == 1:
+            members[0].advance(now)
+        else:
+            self._serve(members, now)
+        self._is_under_way = bool(self._waiting) or self._has_news
+        return self._is_under_way
+
+    def _serve(self, members: Sequence[Subscription], now: float) -> None:
         step, place = None, None
         for member in members:
             if member.is_held:
@@ -158,10 +158,8 @@ class Stream:
                 step = self.step(place)
             try:
                 member.take(step, now)
-            except Exception:
-                member.fail()
-        self._is_under_way = bool(self._waiting) or self._has_news
-        return self._is_under_way
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
+                member.fail(error)
 
     def step(self, place: Place) -> Step:
         """What follows `place`, made once for all that stand there, until the next event."""
@@ -186,8 +184,12 @@ class Stream:
         history = channel.history
         if offset < history.first - 1:
             return None
-        blocks: list[bytes] = []
+        if offset == history.last - 1:
+            offset += 1
+            channel.reached(offset)
+            return Step(b"%b%d\n%b" % (self._prefix, offset, history.newest.body), (offset,))
         size = 0
+        blocks: list[bytes] = []
         for frame in history.after(offset, READ_EVENTS):
             offset += 1
             blocks.append(b"%b%d\n%b" % (self._prefix, offset, frame.body))
@@ -195,14 +197,15 @@ class Stream:
             if size >= READ_BYTES:
                 break
         channel.reached(offset)
-        return Step(b"".join(blocks), (offset,), has_more=offset < history.last)
+        step = Step(b"".join(blocks), (offset,))
+        step.has_more = offset < history.last
+        return step
 
     def _step(self, place: Place, left: int | None = None, *, is_first: bool = False) -> Step:
         reader = self._reader
         reader.seat(place)
         entries = reader.read(left)
-        body = self._form.body(entries, is_first=is_first) if entries else b""
-        step = Step(body, reader.place, has_more=reader.has_more)
-        step.left, step.is_cut = reader.left, reader.is_cut
-        step.is_last = step.is_cut or not any(at is not None for at in reader.place)
+        step = Step(self._form.body(entries, is_first=is_first) if entries else b"", reader.place)
+        step.left, step.has_more = reader.left, reader.has_more
+        step.is_last = reader.is_cut or not any(at is not None for at in reader.place)
         return step

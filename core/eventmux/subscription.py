@@ -41,7 +41,7 @@ class Subscription:
         "_fanout",
         "_is_ended",
         "_is_fresh",
-        "_is_under_way",
+        "_is_queued",
         "_outlet",
         "_stream",
         "has_moved",
@@ -59,7 +59,7 @@ class Subscription:
         self._fanout = fanout
         self._outlet: Outlet | None = None
         self._is_fresh = True
-        self._is_under_way = False
+        self._is_queued = False
         self._is_ended = False
         stream.join(self)
 
@@ -83,18 +83,18 @@ class Subscription:
     def resume(self) -> None:
         """There is room again for what it lacks."""
         self.is_held = self._is_ended
-        if not self._is_under_way and not self.is_held:
-            self._is_under_way = True
+        if not self._is_queued and not self.is_held:
+            self._is_queued = True
             self._fanout.add(self)
 
     def advance(self, now: float) -> bool:
         """Take one step by itself."""
-        self._is_under_way = False
+        self._is_queued = False
         if not self.is_held:
             try:
                 self.take(self.next(), now)
-            except Exception:
-                self.fail()
+            except Exception as error:  # noqa: BLE001 - whatever it is, others have done nothing
+                self.fail(error)
         return False
 
     def next(self) -> Step:
@@ -129,9 +129,9 @@ class Subscription:
         if is_first and self._outlet:
             self._outlet.end()
 
-    def fail(self) -> None:
-        """Nothing more can be given, by a fault of ours that is being handled: the client comes back with its cursor."""
-        log.exception("a stream was cut off by a failure")
+    def fail(self, error: Exception) -> None:
+        """Nothing more can be given, by a fault of ours: the client comes back with its cursor."""
+        log.error("a stream was cut off by a failure", exc_info=error)
         self._is_ended = self.is_held = True
         if self._outlet:
             self._outlet.fail()

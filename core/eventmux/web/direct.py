@@ -58,7 +58,7 @@ class DirectOutlet(Outlet, asyncio.Protocol):
 
     def write(self, piece: Piece, now: float) -> bool:
         self._wrote = now
-        data = piece.chunk if self._is_chunked else piece.body
+        data: bytes | memoryview = piece.chunk if self._is_chunked else piece.body
         # A descriptor is another connection's once it is closed: nothing may come between these two lines.
         if self._is_full or self._transport.is_closing():
             return self._keep(data)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, NoReturn
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -73,12 +74,15 @@ class Words(BaseModel):
         return None if self.since is None else parse_since(self.since, now)
 
 
+NO_WORDS = Words()
+
+
 def read_query(request: Request) -> Query:
     """The query as name -> values. Raises TooLargeError over MAX_QUERY bytes."""
     if len(request.scope["query_string"]) > MAX_QUERY:
         raise TooLargeError(f"the query is longer than {MAX_QUERY} bytes: send the parameters as a JSON body by POST")
     query: Query = {}
-    for name, value in request.query_params.multi_items():
+    for name, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
         query.setdefault(name, []).append(value)
     return query
 
@@ -86,6 +90,8 @@ def read_query(request: Request) -> Query:
 def take_words(query: Query, wanted: Sequence[EnabledSource]) -> Words:
     """The words of the service; what stays in `query` is for the sources."""
     values: dict[str, Any] = {}
+    if query.keys().isdisjoint(Words.model_fields):
+        return NO_WORDS
     for name in query.keys() & Words.model_fields.keys():
         given = query.pop(name)
         if name == "events":

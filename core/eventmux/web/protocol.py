@@ -30,7 +30,6 @@ class Protocol(HttpToolsProtocol):
 
     _running: RequestResponseCycle | None = None
     _is_bounded = False
-    _tap: Tap | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -77,22 +76,24 @@ class Protocol(HttpToolsProtocol):
             # of that has been taken: such a client would be cut off by `send_timeout` although it reads all the time.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if self._running:
-            self._running.transport = self._tap = Tap(transport)
+            self._running.transport = Tap(transport)  # type: ignore[assignment] # as far as it is used
 
-    def take_over(self, opening: bytes) -> Taken | None:
-        """Give the connection away; None if something stands in the way of writing to it.
-
-        `opening` is the body's beginning, as the response has sent it: where something else has come out here, there is
+    def has_begun(self, opening: bytes) -> bool:
+        """The head and the body's beginning have been sent. False if something else has come out here: then there is
         somebody between who changes what passes.
         """
+        cycle = self._running
+        if cycle is None or not isinstance(tap := cycle.transport, Tap):
+            return False
+        cycle.transport = self.transport
+        tap.flush()
+        return tap.has_passed(Piece(opening).chunk if cycle.chunked_encoding and opening else opening)
+
+    def take_over(self) -> Taken | None:
+        """Give the connection away; None if something stands in the way of writing to it."""
         cycle, transport = self._running, self.transport
-        tap, self._tap = self._tap, None
-        if cycle is None or tap is None:
-            return None
-        cycle.transport = transport
-        is_chunked = bool(cycle.chunked_encoding)
         if (
-            not tap.has_passed(Piece(opening).chunk if is_chunked and opening else opening)
+            cycle is None
             or cycle is not self.cycle
             or cycle.scope is not self.scope  # a second request has begun
             or cycle.disconnected
@@ -100,6 +101,7 @@ class Protocol(HttpToolsProtocol):
             or transport.is_closing()
         ):
             return None
+        is_chunked = bool(cycle.chunked_encoding)
         keeps_alive = is_chunked and cycle.keep_alive
         self.connections.discard(self)
         self.flow.resume_reading()
@@ -139,23 +141,34 @@ class _Return:
 
 
 class Tap:
-    """Stands before a transport until its response has begun, and sees what passes."""
+    """Stands before a transport while its response begins: sees what passes, and joins the head to what follows."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._written: list[bytes] = []
+        self._head = b""
+        self._body: list[bytes] = []
+        self._is_held = True
 
     def write(self, data: bytes) -> None:
-        self._written.append(data)
+        if not self._head:
+            self._head = data
+            return
+        self._body.append(data)
+        self.flush(data)
+
+    def flush(self, data: bytes = b"") -> None:
+        """Let go the head, and write `data` behind it."""
+        if self._is_held:
+            self._is_held, data = False, self._head + data
         self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:
+        self.flush()
         return getattr(self._transport, name)
 
     def has_passed(self, beginning: bytes) -> bool:
         """Whether that is what came after the head, and nothing else."""
-        head, *body = [data for data in self._written if data] or [b""]
-        return body == [beginning][: len(beginning)] and b"\r\ncontent-encoding:" not in head
+        return b"".join(self._body) == beginning and b"\r\ncontent-encoding:" not in self._head
 
 
 class UnchunkedCycle(RequestResponseCycle):

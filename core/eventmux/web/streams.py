@@ -7,16 +7,19 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from ..cursor import Cursor, parse_cursor
 from ..errors import UnknownSourceError
 from ..hub import Start
 from ..stream import Selection
 from . import formats, openapi, parameters
+from .index import Index
 from .response import EventStream
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI, params
+
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
     from .outlet import Delivery
@@ -26,14 +29,15 @@ ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def router(catalog: Catalog, hub: Hub, delivery: Delivery) -> APIRouter:
-    """Routes for everything in the catalog."""
-    routes = APIRouter()
-    streams = Streams(catalog, hub, delivery)
+def add_routes(
+    app: FastAPI, catalog: Catalog, hub: Hub, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
+) -> None:
+    """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream."""
+    streams, index = Streams(catalog, hub, delivery), Index()
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
         for method in ("GET", "POST", "HEAD"):
-            routes.add_api_route(
+            app.router.add_api_route(
                 path,
                 endpoint,
                 methods=[method],
@@ -44,7 +48,9 @@ def router(catalog: Catalog, hub: Hub, delivery: Delivery) -> APIRouter:
                 response_class=EventStream,
                 response_model=None,
                 openapi_extra=document(method),
+                dependencies=dependencies,
             )
+            index.add(app.router.routes[-1])  # type: ignore[arg-type] # the one just made
 
     add("/sse", streams.merged, "merged", partial(openapi.merged_operation, catalog))
     for name, enabled in catalog.sources.items():
@@ -52,8 +58,14 @@ def router(catalog: Catalog, hub: Hub, delivery: Delivery) -> APIRouter:
     for name, members in catalog.streams.items():
         wanted = [catalog.sources[member] for member in members]
         add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
-    routes.add_api_route("/sse/{name}", streams.unknown, methods=["GET", "POST", "HEAD"], include_in_schema=False)
-    return routes
+    app.router.add_api_route(
+        "/sse/{name}",
+        streams.unknown,
+        methods=["GET", "POST", "HEAD"],
+        include_in_schema=False,
+        dependencies=dependencies,
+    )
+    index.install(app)
 
 
 class Streams:
