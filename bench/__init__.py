@@ -1,1 +1,1 @@
-"""Measurements that are too long for the tests: `python -m bench.soak`, `python -m bench.stalled`. Loopback only."""
+"""Measurements that are too long for the tests; README.md says which. They talk to loopback only."""
