@@ -16,7 +16,7 @@ from sse_starlette import EventSourceResponse
 from .errors import EventmuxError, TooLargeError
 from .hub import Hub
 from .settings import Settings, load_settings
-from .web import catalog, dashboard, openapi, status, streams
+from .web import catalog, dashboard, openapi, status, streams, trial
 from .web.outlet import Delivery
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(hub, delivery),
+        lifespan=_lifespan(settings, hub, delivery),
     )
     app.state.hub = hub
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
@@ -59,9 +59,12 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(hub: Hub, delivery: Delivery) -> Lifespan[FastAPI]:
+def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
+        if delivery.is_direct and (reason := await trial.why_not(settings.config.server)):
+            log.warning("streams go through ASGI, at more cost: %s", reason)
+            delivery.is_direct = False
         watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
         try:
             yield

@@ -96,9 +96,9 @@ def position_text(epoch: str, offset: int) -> bytes:
 
 
 class CursorWriter:
-    """The cursor of one subscription as bytes, rewritten at every event: only the numbers change."""
+    """The cursor of one stream as bytes, rewritten at every event: only one number changes."""
 
-    __slots__ = ("_epochs", "_named", "_names", "_offsets", "_prefixes", "_slots")
+    __slots__ = ("_epochs", "_names", "_offsets", "_parts", "_prefixes", "_slots")
 
     def __init__(self, positions: list[tuple[str, str, int | None]]) -> None:
         """`positions`: (source, epoch, offset) in the order of the stream; offset None for one that has ended."""
@@ -110,38 +110,38 @@ class CursorWriter:
         self._names = [name for name, _, _ in positions]
         self._epochs = [epoch for _, epoch, _ in positions]
         self._offsets = [offset for _, _, offset in positions]
-        self._named = len(positions) > 1
         self._prefixes: list[bytes] = []
-        self._write_prefixes()
+        self._parts: list[bytes] = []
+        self._write()
 
-    def _write_prefixes(self) -> None:
-        self._prefixes = []
+    def _write(self) -> None:
+        is_named = len(self._names) > 1
+        self._prefixes, self._parts = [], []
         before = None
         for name, epoch, offset in zip(self._names, self._epochs, self._offsets, strict=True):
             if offset is None:
-                self._prefixes.append(b"%b!" % name.encode())
+                self._prefixes.append(b"")
+                self._parts.append(b"%b!" % name.encode())
                 continue
-            label = f"{name}=" if self._named else ""
+            label = f"{name}=" if is_named else ""
             self._prefixes.append(f"{label}{'' if epoch == before else epoch}.".encode())
+            self._parts.append(b"%b%d" % (self._prefixes[-1], offset))
             before = epoch
 
     def move(self, index: int, offset: int) -> None:
-        self._offsets[self._slots[index]] = offset
+        slot = self._slots[index]
+        self._offsets[slot] = offset
+        self._parts[slot] = b"%b%d" % (self._prefixes[slot], offset)
 
     def place(self, index: int, epoch: str, offset: int) -> None:
         """Another log than before."""
-        self._epochs[self._slots[index]] = epoch
-        self.move(index, offset)
-        self._write_prefixes()
+        slot = self._slots[index]
+        self._epochs[slot], self._offsets[slot] = epoch, offset
+        self._write()
 
     def end(self, index: int) -> None:
         self._offsets[self._slots[index]] = None
-        self._write_prefixes()
+        self._write()
 
     def text(self) -> bytes:
-        if not self._named and (offset := self._offsets[0]) is not None:
-            return b"%b%d" % (self._prefixes[0], offset)
-        return b",".join(
-            prefix if offset is None else b"%b%d" % (prefix, offset)
-            for prefix, offset in zip(self._prefixes, self._offsets, strict=True)
-        )
+        return b",".join(self._parts)

@@ -5,7 +5,6 @@ Who stands where, and how frames become bytes, is not said here.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -14,7 +13,7 @@ from . import sse
 from .cursor import CursorWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .channel import Channel
     from .cursor import Position
@@ -119,9 +118,11 @@ class Reader:
         self.left, self.has_more = left, False
         entries: list[Entry] = []
         for index, view in enumerate(self._views):
-            entries += self._gaps(index, view)
+            channel = view.channel
+            if channel and (view.gap is not None or view.offset < channel.history.first - 1) and not view.is_over:
+                entries += self._gap(index, view, channel)
         size = 0
-        for index, frame in self._pending():
+        for _, index, frame in self._pending():
             entry = self._take(index, frame)
             if entry:
                 entries.append(entry)
@@ -132,18 +133,17 @@ class Reader:
         for view in self._views:
             if view.channel:
                 view.channel.reached(view.offset)
-        entries += self._ends()
+        for index, view in enumerate(self._views):
+            if not view.is_over and not self.is_cut and (reason := self._end_of(view)):
+                entries.append(self._end(index, view, reason))
         self.place = tuple([view.at for view in self._views])
         return entries
 
-    def _gaps(self, index: int, view: View) -> Iterator[Entry]:
+    def _gap(self, index: int, view: View, channel: Channel) -> Iterator[Entry]:
         """Move a view over what its history no longer has, and say so."""
-        channel = view.channel
-        if view.is_over or channel is None or self.is_cut:
+        if self.is_cut:
             return
         missed = channel.history.first - 1 - view.offset
-        if view.gap is None and missed <= 0:
-            return
         if view.gap is None and view.hangs_up:
             self.is_cut = True  # it comes back with its cursor, and is told of the gap then
             return
@@ -156,44 +156,44 @@ class Reader:
         )
         yield Entry(view.source, gap, self.cursor)
 
-    def _pending(self) -> Iterator[tuple[int, Frame]]:
-        batches = [
-            [(index, frame) for frame in view.channel.history.after(view.offset, READ_EVENTS)]
-            for index, view in enumerate(self._views)
-            if view.channel and not view.is_over and view.offset < view.channel.history.last and not self.is_cut
-        ]
-        if len(batches) == 1:
-            self.has_more = len(batches[0]) == READ_EVENTS
-            return iter(batches[0])
+    def _pending(self) -> Iterable[tuple[int, int, Frame]]:
+        """What there is, as (time, index of the view, frame), in the order of arrival."""
+        pending: list[tuple[int, int, Frame]] = []
+        cut = None
+        for index, view in enumerate(self._views):
+            if view.channel and not view.is_over and view.offset < view.channel.history.last and not self.is_cut:
+                frames = view.channel.history.after(view.offset, READ_EVENTS)
+                pending += [(frame.at, index, frame) for frame in frames]
+                if len(frames) == READ_EVENTS:
+                    cut = min(cut or frames[-1].at, frames[-1].at)
+        self.has_more = cut is not None
+        pending.sort()  # no two have one time
         # Where a channel has more than was looked at, nothing younger of the others may overtake the rest of it.
-        cut = [batch[-1][1].at for batch in batches if len(batch) == READ_EVENTS]
-        self.has_more = bool(cut)
-        merged = heapq.merge(*batches, key=lambda pair: pair[1].at)
-        return itertools.takewhile(lambda pair: pair[1].at <= min(cut), merged) if cut else merged
+        return pending if cut is None else itertools.takewhile(lambda found: found[0] <= cut, pending)
 
     def _take(self, index: int, frame: Frame) -> Entry | None:
         """Move past `frame`; None if the client did not ask for such events."""
         view = self._views[index]
-        view.offset += 1
-        self._cursor.move(index, view.offset)
-        if not frame.is_control:
-            wanted = self._events
+        view.offset = offset = view.offset + 1
+        self._cursor.move(index, offset)
+        wanted = self._events
+        if (wanted is not None or self.left is not None) and not frame.is_control:
             if wanted is not None and frame.event not in wanted and f"{view.source}/{frame.event}" not in wanted:
                 return None
             if self.left is not None:
                 self.left -= 1
-        return Entry(view.source, frame, self.cursor)
+        return Entry(view.source, frame, self._cursor.text())
 
-    def _ends(self) -> Iterator[Entry]:
-        for index, view in enumerate(self._views):
-            if view.is_over or self.is_cut:
-                continue
-            reason = "lost"
-            if channel := view.channel:
-                ended = channel.ended if view.offset == channel.history.last else None
-                reason = ended or ("limit" if self.left == 0 else "")
-            if reason:
-                view.is_over = True
-                self._cursor.end(index)
-                end = sse.control("stream.end", source=view.source, reason=reason)
-                yield Entry(view.source, end, self.cursor)
+    def _end_of(self, view: View) -> str | None:
+        """Why there is no more to come from it, or None."""
+        channel = view.channel
+        if channel is None:
+            return "lost"
+        if channel.ended is not None and view.offset == channel.history.last:
+            return channel.ended
+        return "limit" if self.left == 0 else None
+
+    def _end(self, index: int, view: View, reason: str) -> Entry:
+        view.is_over = True
+        self._cursor.end(index)
+        return Entry(view.source, sse.control("stream.end", source=view.source, reason=reason), self.cursor)

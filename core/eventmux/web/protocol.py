@@ -117,16 +117,17 @@ class Protocol(HttpToolsProtocol):
 class _Return:
     """Makes a connection uvicorn's again, as it would be after a response: for the next request, or its time-out."""
 
-    __slots__ = ("_app_state", "_config", "_state")
+    __slots__ = ("_app_state", "_config", "_kind", "_state")
 
     def __init__(self, protocol: Protocol) -> None:
+        self._kind = type(protocol)
         self._config = protocol.config
         self._state = protocol.server_state
         self._app_state = protocol.app_state
 
     def __call__(self, transport: asyncio.Transport, early: bytes) -> None:
         loop = asyncio.get_running_loop()
-        protocol = Protocol(self._config, self._state, self._app_state, loop)
+        protocol = self._kind(self._config, self._state, self._app_state, loop)
         transport.set_write_buffer_limits(high=DEFAULT_HIGH)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
