@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .policy import Limits
 
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
+FEW = 4  # runs of a source that are compared one by one, the newest first
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
 
 
@@ -75,8 +76,10 @@ class Runs:
 
     def current(self, enabled: EnabledSource, parameters: BaseModel, *, is_replay: bool) -> Run | None:
         """The shared run with these parameters. One that is over is good only for who wants to see what it was."""
-        # JSON finds them fast; equality decides, because JSON shows a secret as asterisks.
-        for run in self._shared.get(_key(enabled, parameters), ()):
+        # JSON finds them fast among many; equality decides, because JSON shows a secret as asterisks.
+        runs = self._runs[enabled.name]
+        found = reversed(runs.values()) if len(runs) <= FEW else self._shared.get(_key(enabled, parameters), ())
+        for run in found:
             if run.parameters == parameters and (is_replay or run.state != "over"):
                 return run
         return None

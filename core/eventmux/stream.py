@@ -117,6 +117,8 @@ class Stream:
             self._on_empty()
 
     def cursor(self, place: Place) -> bytes:
+        if self._prefix and type(place[0]) is int:
+            return b"%b%d" % (self._prefix[len(b"id: ") :], place[0])
         self._reader.seat(place)
         return self._reader.cursor
 
@@ -135,7 +137,7 @@ class Stream:
             if not self._has_news:
                 return False
             self._has_news = False
-            self._waiting = self.members
+            self._waiting = self.members[::-1]  # taken from its end: who came first is served first
         members = self._waiting[-MEMBERS:]
         del self._waiting[-MEMBERS:]
         if len(members) == 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -13,10 +15,13 @@ from .direct import Taken, abort
 from .response import CONNECTION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from uvicorn._types import ASGI3Application, ASGISendEvent
 
 
 SEND_BUFFER = 128 * 1024  # bytes; the kernel takes twice that, for its own bookkeeping (socket(7))
+STARTS = 16  # requests per turn of the loop; one is about a quarter of a millisecond
 DEFAULT_HIGH = 64 * 1024  # asyncio's own high-water mark
 
 
@@ -43,7 +48,9 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        if not hasattr(self.server_state, "starts"):
+            self.server_state.starts = Starts()  # type: ignore[attr-defined] # one for all connections of a server
+        self.server_state.starts.add(partial(super()._start_asgi_task, cycle, app))  # type: ignore[attr-defined]
 
     def on_response_complete(self) -> None:
         if self._is_bounded:
@@ -77,6 +84,11 @@ class Protocol(HttpToolsProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if self._running:
             self._running.transport = Tap(transport)  # type: ignore[assignment] # as far as it is used
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether there are bytes that the client has not taken yet."""
+        return bool(self.flow.write_paused)
 
     def has_begun(self, opening: bytes) -> bool:
         """The head and the body's beginning have been sent. False if something else has come out here: then there is
@@ -112,6 +124,26 @@ class Protocol(HttpToolsProtocol):
         cycle.scope["extensions"] = {}
         self._running = self.cycle = self.parser = self.scope = None  # type: ignore[assignment] # as uvicorn begins
         return taken
+
+
+class Starts:
+    """Begins requests, a few per turn of the loop: when thousands come back at once, those who stayed get their events
+    in between, and not when all have been answered.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, start: Callable[[], None]) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._waiting.append(start)
+
+    def _turn(self) -> None:
+        for _ in range(min(STARTS, len(self._waiting))):
+            self._waiting.popleft()()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 class _Return:

@@ -91,7 +91,9 @@ class EventStream(EventSourceResponse):
     async def _open(self, send: Send, opening: bytes, connection: Protocol | None) -> None:
         if connection:
             connection.begin()
-        async with asyncio.timeout(self._delivery.send_timeout):
+        # Nothing stands before the first bytes on a connection but an answer that its client has not taken yet.
+        waits = connection is None or connection.is_paused
+        async with asyncio.timeout(self._delivery.send_timeout) if waits else contextlib.nullcontext():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": opening, "more_body": True})
 
