@@ -142,6 +142,7 @@ class Promise:
         elif missed is None:
             if not known.is_fresh:
                 raise Violation(f"{source}: a gap {reason} that does not say how many are missed")
+            known.n = None  # since an earlier time: where it goes on is for the cursor to say
         elif missed <= 0:
             raise Violation(f"{source}: a gap of {missed}")
         elif known.n is not None:
