@@ -29,7 +29,8 @@ log = logging.getLogger("eventmux")
 def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
     """The service as an ASGI application, from ./plugins.yaml if nothing is given.
 
-    `dependencies`: FastAPI's, of every stream; one that raises an HTTPException refuses it. `app.state.hub` is its hub,
+    `dependencies`: FastAPI's, of every stream; one that raises an HTTPException refuses it, and with one that
+    yields, which is held for as long as the stream, the portable way is taken. `app.state.hub` is its hub,
     for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
@@ -73,7 +74,7 @@ def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[Fast
             with suppress(asyncio.CancelledError):
                 await watch
             await hub.close()
-            delivery.wheel.stop()
+            delivery.close()
 
     return lifespan
 

@@ -31,6 +31,15 @@ class Fanout:
         self._news: list[Channel] = []
         self._jobs: deque[Job] = deque()
         self._is_called = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self) -> None:
+        """Call it when a client comes: the loop may be another than the last time, as in a test client."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._is_called = loop, False
+            if self._jobs or self._news:
+                self._call()
 
     def mark(self, channel: Channel) -> None:
         """The channel has more. Call it once until its streams have been told, by `is_marked`."""
@@ -58,19 +67,21 @@ class Fanout:
         news, self._news = self._news, []
         for channel in news:
             channel.tell(self)
-        jobs = self._jobs
-        ends, done = now + TURN_SECONDS, 0
-        while jobs:
+        try:
+            self._do(now, now + TURN_SECONDS)
+        finally:  # a job that raises all the same must not be the end of the others
+            self._is_called = bool(self._jobs)
+            if self._jobs:
+                loop.call_soon(self._turn)
+            elif self._news:
+                self._call()
+
+    def _do(self, now: float, ends: float) -> None:
+        jobs, done = self._jobs, 0
+        while jobs and now < ends:
             job = jobs.popleft()
             if job.advance(now):
                 jobs.append(job)
             done += 1
             if done % JOBS == 0:
-                now = loop.time()
-                if now >= ends:
-                    break
-        self._is_called = bool(jobs)
-        if jobs:
-            loop.call_soon(self._turn)
-        elif self._news:
-            self._call()
+                now = asyncio.get_running_loop().time()

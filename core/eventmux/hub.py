@@ -55,6 +55,7 @@ class Hub:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
         if self.is_draining:
             raise FullError("the service is shutting down")
+        self._fanout.begin()
         self._runs.relieve()  # here, and not once there are runs that wait for this subscription
         start = self._located(wanted, start)
         epoch = "" if all(want.enabled.shared for want in wanted) else private_epoch()

@@ -116,6 +116,7 @@ class Reader:
     def read(self, left: int | None) -> list[Entry]:
         """What follows, up to about READ_BYTES, at most `left` events; [] if there is nothing."""
         self.left, self.has_more = left, False
+        self.place = ()  # until all of it is read: what raises in between must not pass for the place before
         entries: list[Entry] = []
         for index, view in enumerate(self._views):
             channel = view.channel

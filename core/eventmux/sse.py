@@ -27,7 +27,7 @@ class Frame:
     both the time and the order of arrival. `total`: bytes that its log had taken with it, for the distance in bytes.
     """
 
-    __slots__ = ("at", "body", "event", "is_json", "total")
+    __slots__ = ("at", "body", "event", "is_control", "is_json", "total")
 
     at: int
     total: int
@@ -36,10 +36,7 @@ class Frame:
         self.event = event
         self.body = body
         self.is_json = is_json
-
-    @property
-    def is_control(self) -> bool:
-        return self.event.startswith("stream.")
+        self.is_control = event.startswith("stream.")
 
 
 @lru_cache(maxsize=4096)

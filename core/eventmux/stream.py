@@ -59,12 +59,13 @@ class Piece:
 
 
 class Step(Piece):
-    """What follows a place, and the place `after` it. `left`: events that the client may still get. `has_more`: there
-    is more at once. `is_last`: the stream is over, or the client is to come back.
+    """What follows a place, and the place `after` it. `events`: how many count for a limit. `has_more`: there is more
+    at once. `has_moved`: the place is further than the body says. `is_last`: the stream is over, or the client is to
+    come back.
     """
 
-    left: int | None = None
-    has_more = False
+    events = 0
+    has_more = has_moved = False
     is_last = False
 
     def __init__(self, body: bytes, after: Place) -> None:
@@ -155,10 +156,10 @@ class Stream:
             if member.left is not None:
                 member.advance(now)
                 continue
-            if member.place is not place or step is None:
-                place = member.place
-                step = self.step(place)
             try:
+                if member.place is not place or step is None:
+                    place, step = member.place, None
+                    step = self.step(place)
                 member.take(step, now)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
                 member.fail(error)
@@ -189,18 +190,22 @@ class Stream:
         if offset == history.last - 1:
             offset += 1
             channel.reached(offset)
-            return Step(b"%b%d\n%b" % (self._prefix, offset, history.newest.body), (offset,))
-        size = 0
+            frame = history.newest
+            step = Step(b"%b%d\n%b" % (self._prefix, offset, frame.body), (offset,))
+            step.events = 0 if frame.is_control else 1
+            return step
+        size = events = 0
         blocks: list[bytes] = []
         for frame in history.after(offset, READ_EVENTS):
             offset += 1
+            events += not frame.is_control
             blocks.append(b"%b%d\n%b" % (self._prefix, offset, frame.body))
             size += len(frame.body)
             if size >= READ_BYTES:
                 break
         channel.reached(offset)
         step = Step(b"".join(blocks), (offset,))
-        step.has_more = offset < history.last
+        step.events, step.has_more = events, offset < history.last
         return step
 
     def _step(self, place: Place, left: int | None = None, *, is_first: bool = False) -> Step:
@@ -208,6 +213,8 @@ class Stream:
         reader.seat(place)
         entries = reader.read(left)
         step = Step(self._form.body(entries, is_first=is_first) if entries else b"", reader.place)
-        step.left, step.has_more = reader.left, reader.has_more
+        step.events = sum(not entry.frame.is_control for entry in entries)
+        step.has_more = reader.has_more
+        step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
         step.is_last = reader.is_cut or not any(at is not None for at in reader.place)
         return step

@@ -98,19 +98,23 @@ class Subscription:
         return False
 
     def next(self) -> Step:
-        """The step that it takes next."""
+        """The step that it takes next: that of all at its place, but for the first and the last of one with a limit."""
         if self.left is None:
             return self._stream.step(self.place)
+        if not self._is_fresh and (step := self._stream.step(self.place)).events < self.left:
+            return step
         return self._stream.limited(self.place, self.left, is_first=self._is_fresh)
 
     def take(self, step: Step, now: float) -> None:
         """Move on, and give its bytes to the outlet. Only while it is not held."""
-        before, self.place = self.place, step.after
+        self.place = step.after
         if step.body:
-            self.left = step.left
-            self._is_fresh = self.has_moved = False
+            if self.left is not None:
+                self.left -= step.events
+            self._is_fresh = False
+            self.has_moved = step.has_moved
             self.is_held = not self._outlet.write(step, now)  # type: ignore[union-attr] # held while there is none
-        elif self.place != before:
+        elif step.has_moved:
             self.has_moved = True
         if step.is_last:
             self.end()
@@ -119,8 +123,7 @@ class Subscription:
 
     def drain(self) -> None:
         """The service goes down: give what there is to say, and end."""
-        if not self.is_held:
-            self.take(self.next(), asyncio.get_running_loop().time())
+        self.advance(asyncio.get_running_loop().time())
         self.end()
 
     def end(self) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .outlet import PIECE, Outlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from uvicorn.server import ServerState
 
     from ..stream import Piece
     from ..subscription import Subscription
@@ -23,12 +25,12 @@ EARLY = 64 * 1024  # bytes of a next request that wait for the end of the stream
 
 class Taken(NamedTuple):
     """A connection that has been taken over. `give_back` makes it the server's again, with what the client has sent
-    early; None where it ends with the response. `connections` is the server's account of what is open.
+    early; None where it ends with the response. `state` is the server's account of its connections and requests.
     """
 
     transport: asyncio.Transport
     is_chunked: bool
-    connections: set[Any]
+    state: ServerState
     give_back: Callable[[asyncio.Transport, bytes], None] | None
 
 
@@ -39,18 +41,18 @@ class DirectOutlet(Outlet, asyncio.Protocol):
     The transport's high-water mark is 0: not full means that nothing is buffered. Under TLS all goes through it.
     """
 
-    __slots__ = ("_connections", "_early", "_fd", "_give_back", "_is_chunked", "_is_done", "_transport")
+    __slots__ = ("_early", "_fd", "_give_back", "_is_chunked", "_is_done", "_state", "_transport")
 
     def __init__(self, delivery: Delivery, subscription: Subscription, form: Format, taken: Taken) -> None:
         Outlet.__init__(self, delivery, subscription, form)
         self._transport = transport = taken.transport
         self._is_chunked = taken.is_chunked
-        self._connections = taken.connections
+        self._state = taken.state
         self._give_back = taken.give_back
         self._early = b""
         is_tls = transport.get_extra_info("sslcontext") is not None
         self._fd = -1 if is_tls else transport.get_extra_info("socket").fileno()
-        self._connections.add(self)
+        self._state.connections.add(self)  # type: ignore[arg-type] # it has all that is asked of a protocol
         transport.set_protocol(self)
         self._is_done = False
         if transport.get_write_buffer_size():
@@ -76,7 +78,7 @@ class DirectOutlet(Outlet, asyncio.Protocol):
         return self._keep(data)
 
     def _keep(self, data: bytes | memoryview) -> bool:
-        self._rest = data if not self._rest else b"".join((self._rest, data))
+        self._rest = memoryview(b"".join((self._rest, data)) if self._rest else data)
         return self._push()
 
     def _push(self) -> bool:
@@ -97,13 +99,19 @@ class DirectOutlet(Outlet, asyncio.Protocol):
         if self._is_chunked:
             data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
         self._subscription.close()
+        self._state.total_requests += 1
         if not self._transport.is_closing():
             self._transport.write(data)
             if self._give_back is None:
                 self._transport.close()  # when all is sent, or when it is cut off because it is not
-                return
-            self.close()
-            self._connections.discard(self)
+            elif not self._is_full:
+                self._return()
+
+    def _return(self) -> None:
+        """The connection is the server's again."""
+        self.close()
+        self._state.connections.discard(self)
+        if self._give_back:
             self._give_back(self._transport, self._early)
 
     def _sever(self) -> None:
@@ -124,14 +132,17 @@ class DirectOutlet(Outlet, asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        if self._push():
-            if self._last is None:
-                self._subscription.resume()
-            else:
-                self._finish()
+        if not self._push():
+            return
+        if self._last is None:
+            self._subscription.resume()
+        elif self._is_done and self._give_back:
+            self._return()
+        else:
+            self._finish()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
-        self._connections.discard(self)
+        self._state.connections.discard(self)
         self._rest = b""
         self.close()
 
@@ -141,6 +152,6 @@ def abort(transport: asyncio.Transport) -> None:
     keep it, megabytes of it, for as long as it likes.
     """
     sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:
+    if sock is not None and sock.family != socket.AF_UNIX and sock.fileno() >= 0:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

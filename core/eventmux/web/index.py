@@ -19,6 +19,8 @@ class Index(BaseRoute):
     method or a path under a prefix, is left to the router.
     """
 
+    path = "/sse"  # for who looks at the paths of routes
+
     def __init__(self) -> None:
         self._routes: dict[tuple[str, str], APIRoute] = {}
 

@@ -30,9 +30,13 @@ class Delivery:
         self.heartbeat = server.heartbeat
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
-        self._retry = server.retry
         self.retry = server.retry
-        self.wheel = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
+        self.wheel: Wheel[Outlet] = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
+
+    def close(self) -> None:
+        """The service is over: whoever has not taken its end by now is cut off."""
+        for outlet in self.wheel.stop():
+            outlet.fail()
 
     def jittered_retry(self) -> int:
         """Milliseconds. Clients that are sent away together must not come back together."""
@@ -82,6 +86,13 @@ class Outlet:
 
     def ring(self, now: float) -> float | None:
         """A heartbeat where nothing was written, and the end of a client that takes nothing."""
+        try:
+            return self._ring(now)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other outlets have done nothing
+            self._subscription.fail(error)
+            return None
+
+    def _ring(self, now: float) -> float | None:
         delivery = self._delivery
         if self._is_full:
             late = self._full_since + delivery.send_timeout
@@ -91,7 +102,7 @@ class Outlet:
             self._sever()
             return None
         if now >= self._wrote + delivery.heartbeat:
-            self._subscription.advance(now)  # what there is comes first, where the loop was late
+            self._subscription.advance(now)  # what it lacks comes first, where the loop was late
             if now >= self._wrote + delivery.heartbeat:
                 self._beat(now)
         return now + min(max(0, self._wrote + delivery.heartbeat - now), delivery.send_timeout)

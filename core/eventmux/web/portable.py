@@ -91,16 +91,13 @@ class PortableOutlet(Outlet):
 
     def _drive(self, body: bytes) -> bool:
         """Send it; False if that must wait."""
-        sending = self._send({"type": "http.response.body", "body": body, "more_body": True})
         _enter_task(self._loop, self._writer)
         try:
-            waits_for = self._context.run(sending.send, None)  # type: ignore[attr-defined] # a coroutine
+            self._blocked = self._context.run(_begin, self._send, body)
         except StopIteration:
             return True
         except BaseException as error:  # noqa: BLE001 - the writer raises it where the server sees it
             self._error = error
-        else:
-            self._blocked = sending, waits_for  # type: ignore[assignment] # a coroutine
         finally:
             _leave_task(self._loop, self._writer)
         self._hand_over()
@@ -137,6 +134,12 @@ class PortableOutlet(Outlet):
     def _sever(self) -> None:
         self.is_severed = True
         self._writer.cancel()
+
+
+def _begin(send: Send, body: bytes) -> tuple[Coroutine[Any, Any, None], Any]:
+    """Begin to send; what is left of it, and what it waits for. StopIteration if it is done."""
+    sending = send({"type": "http.response.body", "body": body, "more_body": True})
+    return sending, sending.send(None)  # type: ignore[attr-defined,return-value] # a coroutine
 
 
 @types.coroutine

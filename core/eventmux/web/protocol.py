@@ -72,6 +72,8 @@ class Protocol(HttpToolsProtocol):
     def begin(self) -> None:
         """A stream begins: bound what waits for its client, in the process and in the kernel."""
         transport = self.transport
+        if self.is_gone:
+            return
         # By default 64 KiB wait in the process for a client that takes nothing, beside what the kernel buffers: 1,000
         # were 86 MB more than 1,000 idle ones (bench/stalled.py). What cannot be sent waits in the history instead.
         # (TLS counts otherwise, and would pause at 0 bytes.)
@@ -84,6 +86,14 @@ class Protocol(HttpToolsProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if self._running:
             self._running.transport = Tap(transport)  # type: ignore[assignment] # as far as it is used
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left; then uvicorn misses no answer to it."""
+        cycle = self._running
+        if cycle and self.transport.is_closing():
+            cycle.disconnected = True
+        return cycle is None or cycle.disconnected
 
     @property
     def is_paused(self) -> bool:
@@ -110,6 +120,7 @@ class Protocol(HttpToolsProtocol):
             or cycle.scope is not self.scope  # a second request has begun
             or cycle.disconnected
             or cycle.response_complete
+            or cycle.more_body  # what is still to come of this request is no next one
             or transport.is_closing()
         ):
             return None
@@ -117,7 +128,7 @@ class Protocol(HttpToolsProtocol):
         keeps_alive = is_chunked and cycle.keep_alive
         self.connections.discard(self)
         self.flow.resume_reading()
-        taken = Taken(transport, is_chunked, self.connections, _Return(self) if keeps_alive else None)
+        taken = Taken(transport, is_chunked, self.server_state, _Return(self) if keeps_alive else None)
         # uvicorn must neither miss the end of the response nor write to the connection.
         cycle.disconnected = True
         cycle.message_event.set()
@@ -140,10 +151,12 @@ class Starts:
         self._waiting.append(start)
 
     def _turn(self) -> None:
-        for _ in range(min(STARTS, len(self._waiting))):
-            self._waiting.popleft()()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._turn)
+        try:
+            for _ in range(min(STARTS, len(self._waiting))):
+                self._waiting.popleft()()
+        finally:
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self._turn)
 
 
 class _Return:
@@ -163,7 +176,6 @@ class _Return:
         transport.set_write_buffer_limits(high=DEFAULT_HIGH)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        self._state.total_requests += 1
         transport.resume_reading()
         if early:
             protocol.data_received(early)
@@ -201,7 +213,7 @@ class Tap:
 
     def has_passed(self, beginning: bytes) -> bool:
         """Whether that is what came after the head, and nothing else."""
-        return b"".join(self._body) == beginning and b"\r\ncontent-encoding:" not in self._head
+        return bool(self._head) and b"".join(self._body) == beginning and b"\r\ncontent-encoding:" not in self._head
 
 
 class UnchunkedCycle(RequestResponseCycle):

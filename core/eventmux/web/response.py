@@ -63,13 +63,15 @@ class EventStream(EventSourceResponse):
         if scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
+        extension: dict[str, Any] = (scope.get("extensions") or {}).get(CONNECTION) or {}
+        connection: Protocol | None = extension.get("connection")
+        if connection and connection.is_gone:
+            return  # nothing is begun for nobody
         try:
             subscription = self._subscribe()
         except FullError as full:
             await self._turn_away(scope, receive, send, str(full))
             return
-        extension: dict[str, Any] = (scope.get("extensions") or {}).get(CONNECTION) or {}
-        connection: Protocol | None = extension.get("connection")
         opening = self._format.opening(subscription.cursor, self._delivery.retry)
         try:
             await self._open(send, opening, connection)
@@ -79,7 +81,8 @@ class EventStream(EventSourceResponse):
                 raise
             await self._cut_off(receive, connection)
             return
-        is_untouched = connection is not None and connection.has_begun(opening)
+        # Only the beginning of SSE tells what a middleware would have changed: others begin with next to nothing.
+        is_untouched = connection is not None and connection.has_begun(opening) and self._format.media_type == SSE
         if connection and is_untouched and self._delivery.is_direct and (taken := connection.take_over()):
             DirectOutlet(self._delivery, subscription, self._format, taken).start()
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
+from fastapi.dependencies.utils import get_dependant
 
 from ..cursor import Cursor, parse_cursor
 from ..errors import UnknownSourceError
@@ -19,6 +21,7 @@ from .response import EventStream
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, params
+    from fastapi.dependencies.models import Dependant
 
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
@@ -32,7 +35,10 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 def add_routes(
     app: FastAPI, catalog: Catalog, hub: Hub, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
 ) -> None:
-    """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream."""
+    """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
+
+    With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
+    """
     streams, index = Streams(catalog, hub, delivery), Index()
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
@@ -66,6 +72,23 @@ def add_routes(
         dependencies=dependencies,
     )
     index.install(app)
+    if any(_holds(dependency.dependency) for dependency in dependencies):
+        delivery.is_direct = False
+
+
+def _holds(dependency: Callable[..., Any] | None) -> bool:
+    """Whether it, or one that it depends on, is held until the response has ended."""
+    if dependency is None:
+        return False
+    found = get_dependant(path="", call=dependency)
+    return any(
+        inspect.isasyncgenfunction(inner.call) or inspect.isgeneratorfunction(inner.call)
+        for inner in [found, *_all_of(found)]
+    )
+
+
+def _all_of(dependant: Dependant) -> list[Dependant]:
+    return [found for inner in dependant.dependencies for found in [inner, *_all_of(inner)]]
 
 
 class Streams:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 TURN_SECONDS = 0.004  # of ringing in one turn of the loop; the rest is for the next, as in the fan-out
 
@@ -19,7 +19,10 @@ class Ringing(Protocol):
         ...
 
 
-class Wheel:
+T = TypeVar("T", bound=Ringing)
+
+
+class Wheel(Generic[T]):
     """Rings everyone once at its time or up to `resolution` seconds later. Times are seconds of the loop's clock.
 
     Who has less to do than it thought says a later time when it is rung: with an event every few milliseconds, a timer
@@ -28,13 +31,18 @@ class Wheel:
 
     def __init__(self, resolution: float) -> None:
         self._resolution = resolution
-        self._ticks: dict[int, dict[Ringing, None]] = {}  # for a dict is smaller than a set, and keeps the order
-        self._due: deque[Ringing] = deque()
+        self._ticks: dict[int, dict[T, None]] = {}  # for a dict is smaller than a set, and keeps the order
+        self._due: deque[T] = deque()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._next = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def add(self, ringing: Ringing, when: float) -> None:
+    def add(self, ringing: T, when: float) -> None:
         """Ring it at `when`. It must not be in the wheel."""
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._loop, self._timer = loop, None  # a test client has one for every request
+            if self._ticks:
+                self._wait(min(self._ticks))
         tick = int(when / self._resolution) + 1
         ringing.tick = tick
         found = self._ticks.get(tick)
@@ -44,19 +52,21 @@ class Wheel:
                 self._wait(tick)
         found[ringing] = None
 
-    def discard(self, ringing: Ringing) -> None:
+    def discard(self, ringing: T) -> None:
         """Do not ring it any more."""
         if (found := self._ticks.get(ringing.tick)) is not None:
             found.pop(ringing, None)
         ringing.tick = -1
 
-    def stop(self) -> None:
-        """Ring nobody any more."""
+    def stop(self) -> list[T]:
+        """Ring nobody any more; return who is left."""
+        left = [*self._due, *(ringing for found in self._ticks.values() for ringing in found)]
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._ticks.clear()
         self._due.clear()
+        return left
 
     def _wait(self, tick: int) -> None:
         if self._due:
@@ -75,8 +85,10 @@ class Wheel:
         ends = now + TURN_SECONDS
         while self._due and now < ends:
             ringing = self._due.popleft()
-            if ringing.tick >= 0 and (when := ringing.ring(now)) is not None:
-                self.add(ringing, when)
+            if ringing.tick >= 0:
+                when = ringing.ring(now)
+                if when is not None and ringing.tick >= 0:  # it may have been discarded meanwhile
+                    self.add(ringing, when)
             now = loop.time()
         if self._due:
             self._timer = loop.call_soon(self._turn)
