@@ -152,6 +152,26 @@ def test_what_comes_while_many_are_served_comes_to_all_in_order() -> None:
     virtual_time.run(main())
 
 
+def test_what_is_said_while_the_last_one_is_served_is_given_too() -> None:
+    async def main() -> None:
+        bench = Bench()
+        client = Client(bench)
+        await bench.settle()
+        write = client.write
+
+        def says_more(piece: Piece, now: float) -> bool:
+            if len(client.pieces) < 5:
+                bench.say()
+            return write(piece, now)
+
+        client.write = says_more  # type: ignore[method-assign]
+        bench.say()
+        await bench.settle()
+        assert client.numbers == [1, 2, 3, 4, 5, 6]
+
+    virtual_time.run(main())
+
+
 def test_a_hot_log_of_many_does_not_starve_another() -> None:
     async def main() -> None:
         hot = Bench()
@@ -295,6 +315,12 @@ def test_one_that_lags_catches_up_in_order_while_others_stay_live() -> None:
             await bench.settle()
         assert slow.numbers == [1]
         slow.has_room = True
+        slow.subscription.resume()
+        await bench.settle()
+        assert slow.numbers == list(range(1, 102))  # it needs no news for that
+        slow.subscription.is_held = True
+        bench.say(50, text="x" * 1_000)
+        await bench.settle()
         slow.subscription.resume()
         while len(slow.numbers) < 200:
             if bench.channel.history.last < 200:

@@ -136,10 +136,12 @@ class DirectOutlet(Outlet, asyncio.Protocol):
             return
         if self._last is None:
             self._subscription.resume()
-        elif self._is_done and self._give_back:
+        elif not self._is_done:
+            self._finish()
+        elif self._give_back:
             self._return()
         else:
-            self._finish()
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
         self._state.connections.discard(self)
