@@ -9,6 +9,16 @@ import pytest
 
 import portable
 
+NOT_PORTABLE = {
+    "test_config",  # about what the defaults are,
+    "test_documentation",
+    "test_outlets",  # or about both paths, whatever the default is,
+    "test_trial",
+    "test_breakage_delivery",
+    "test_bench",  # or about programs that are not the service
+    "test_bench_suite",
+}
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -43,6 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _has_a_server(item: pytest.Item) -> bool:
     module = getattr(item, "module", None)
-    if getattr(module, "__name__", "") in {"test_config", "test_documentation"}:
-        return False  # they are about what the defaults are
+    if getattr(module, "__name__", "") in NOT_PORTABLE:
+        return False
     return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))

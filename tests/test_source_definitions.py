@@ -293,7 +293,7 @@ class Dearer(Quote):
 @pytest.mark.parametrize(
     "event",
     [Tock(at=1), EventOf(Dearer(price=1)), EventOf(1), ServerSentEvent(data="x"), Quote(price=1), {"at": 1}, None],
-    ids=repr,
+    ids=lambda event: type(event).__name__,
 )
 def test_what_was_not_declared_is_an_error_that_says_what_is(event: Any) -> None:
     read = define(returning(AsyncIterator[Tick | EventOf[Quote]]))

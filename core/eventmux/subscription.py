@@ -72,6 +72,13 @@ class Subscription:
         """Whether nothing will come any more, now or after a reconnect."""
         return not any(at is not None for at in self.place)
 
+    def begin(self) -> bytes:
+        """What there is at once, to go out with the beginning of the response; before `start`."""
+        step = self.next()
+        self._move(step)
+        self._is_ended = self._is_ended or step.is_last
+        return step.body
+
     def start(self, outlet: Outlet) -> None:
         """From now on what follows goes there."""
         self._outlet = outlet
@@ -107,19 +114,23 @@ class Subscription:
 
     def take(self, step: Step, now: float) -> None:
         """Move on, and give its bytes to the outlet. Only while it is not held."""
+        self._move(step)
+        if step.body:
+            self.is_held = not self._outlet.write(step, now)  # type: ignore[union-attr] # held while there is none
+        if step.is_last:
+            self.end()
+        elif step.has_more and not self.is_held:
+            self.resume()
+
+    def _move(self, step: Step) -> None:
         self.place = step.after
         if step.body:
             if self.left is not None:
                 self.left -= step.events
             self._is_fresh = False
             self.has_moved = step.has_moved
-            self.is_held = not self._outlet.write(step, now)  # type: ignore[union-attr] # held while there is none
         elif step.has_moved:
             self.has_moved = True
-        if step.is_last:
-            self.end()
-        elif step.has_more and not self.is_held:
-            self.resume()
 
     def drain(self) -> None:
         """The service goes down: give what there is to say, and end."""

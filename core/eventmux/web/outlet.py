@@ -46,7 +46,7 @@ class Delivery:
 class Outlet:
     """Gives a subscription's bytes to a client until one of them ends it.
 
-    A kind of outlet says how: `_put`, `_finish` and `_sever`. It is full while the client takes nothing: then `_rest`,
+    A kind of outlet says how: `write`, `_finish` and `_sever`. It is full while the client takes nothing: then `_rest`,
     and `_last` where the stream has ended meanwhile, are still to be sent.
     """
 

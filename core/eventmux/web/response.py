@@ -72,8 +72,8 @@ class EventStream(EventSourceResponse):
         except FullError as full:
             await self._turn_away(scope, receive, send, str(full))
             return
-        opening = self._format.opening(subscription.cursor, self._delivery.retry)
         try:
+            opening = self._format.opening(subscription.cursor, self._delivery.retry) + subscription.begin()
             await self._open(send, opening, connection)
         except BaseException as error:
             subscription.close()
@@ -87,7 +87,12 @@ class EventStream(EventSourceResponse):
             DirectOutlet(self._delivery, subscription, self._format, taken).start()
             return
         outlet = PortableOutlet(self._delivery, subscription, self._format, send)
-        await outlet.run(receive)
+        try:
+            await outlet.run(receive)
+        except asyncio.CancelledError:  # the grace of a shutdown is over
+            if connection:
+                connection.abort()
+            raise
         if outlet.is_severed:
             await self._cut_off(receive, connection)
 

@@ -81,10 +81,8 @@ def _holds(dependency: Callable[..., Any] | None) -> bool:
     if dependency is None:
         return False
     found = get_dependant(path="", call=dependency)
-    return any(
-        inspect.isasyncgenfunction(inner.call) or inspect.isgeneratorfunction(inner.call)
-        for inner in [found, *_all_of(found)]
-    )
+    calls = [call for inner in [found, *_all_of(found)] for call in (inner.call, type(inner.call).__call__)]
+    return any(inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call) for call in calls)
 
 
 def _all_of(dependant: Dependant) -> list[Dependant]:

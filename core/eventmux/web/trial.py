@@ -94,7 +94,7 @@ async def why_not(server: ServerConfig) -> str | None:
         async with asyncio.timeout(SECONDS):
             bodies = await _serve_two(Delivery(server), protocol)
     except Exception as error:  # noqa: BLE001 - whatever it is, the portable path does not need it
-        return f"the trial failed: {error!r}"
+        return f"the trial failed: {error!r:.400}"
     if taken != [True, True] or [bool(EXPECTED.fullmatch(body)) for body in bodies] != [True, True]:
         return f"the trial took over {taken.count(True)} of {len(taken)} connections, and got {str(bodies)[:400]}"
     return None

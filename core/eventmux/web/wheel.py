@@ -60,7 +60,8 @@ class Wheel(Generic[T]):
 
     def stop(self) -> list[T]:
         """Ring nobody any more; return who is left."""
-        left = [*self._due, *(ringing for found in self._ticks.values() for ringing in found)]
+        left = [ringing for ringing in self._due if ringing.tick >= 0]
+        left += [ringing for found in self._ticks.values() for ringing in found]
         if self._timer:
             self._timer.cancel()
             self._timer = None
