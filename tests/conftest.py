@@ -53,6 +53,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _has_a_server(item: pytest.Item) -> bool:
     module = getattr(item, "module", None)
-    if getattr(module, "__name__", "") in NOT_PORTABLE:
+    if getattr(module, "__name__", "").rpartition(".")[2] in NOT_PORTABLE:
         return False
     return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))
