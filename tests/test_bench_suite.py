@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import importlib
 import os
-import shutil
 import threading
 import time
 import xml.etree.ElementTree as ET
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = ("__main__", "guard", "load", "picture", "recorded", "report", "results", "servers", "table", "work")
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 
-needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to make the load client with")
+needs_cc = pytest.mark.needs("cc")  # to make the load client with
 
 
 @pytest.fixture

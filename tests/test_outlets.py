@@ -27,6 +27,8 @@ from typing import Any
 
 import anyio
 import httpx2
+import hypercorn.asyncio as hypercorn_asyncio
+import hypercorn.config as hypercorn_config
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -1029,8 +1031,7 @@ def test_what_sending_raises_ends_its_stream_alone_and_the_server_sees_it(
 @contextlib.contextmanager
 def hypercorn(app: FastAPI) -> Iterator[str]:
     """The application on Hypercorn; gives its URL."""
-    asgi = pytest.importorskip("hypercorn.asyncio")
-    config = pytest.importorskip("hypercorn.config").Config()
+    config = hypercorn_config.Config()
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
     config.bind = [f"fd://{listener.detach()}"]
@@ -1042,7 +1043,7 @@ def hypercorn(app: FastAPI) -> Iterator[str]:
             await asyncio.sleep(0.01)
 
     async def main() -> None:
-        await asgi.serve(app, config, shutdown_trigger=ended)
+        await hypercorn_asyncio.serve(app, config, shutdown_trigger=ended)  # type: ignore[arg-type] # FastAPI is ASGI
 
     thread = threading.Thread(target=asyncio.run, args=(main(),))
     thread.start()
@@ -1056,7 +1057,6 @@ def hypercorn(app: FastAPI) -> Iterator[str]:
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
 def test_on_another_server_streams_are_right(version: str) -> None:
-    pytest.importorskip("h2")
     feed = Feed()
     hot = enable(feed.source, history=Bounds(bytes=100 * MEGABYTE))
     app = create_app(settings_of(hot, server=ServerConfig(heartbeat=0.1)))

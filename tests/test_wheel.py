@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+import uvloop
 
 import virtual_time
 from eventmux.web.wheel import TURN_SECONDS, Wheel
@@ -245,7 +246,7 @@ def test_after_its_stop_nobody_is_rung_and_no_timer_is_left(is_ringing: bool) ->
     virtual_time.run(main())
 
 
-@pytest.mark.parametrize("factory", [asyncio.new_event_loop, pytest.importorskip("uvloop").new_event_loop])
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_on_a_real_loop_it_is_the_same(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         wheel, rung = Wheel(0.01), []
