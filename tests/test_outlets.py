@@ -997,6 +997,8 @@ def test_what_sending_raises_ends_its_stream_alone_and_the_server_sees_it(
 ) -> None:
     for name in ("uvicorn", "uvicorn.error"):  # another test may have let uvicorn arrange its logs
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        caplog.set_level(logging.ERROR, name)
 
     class Between:
         def __init__(self, app: ASGIApp) -> None:
