@@ -90,11 +90,6 @@ def private_epoch() -> str:
     return secrets.token_urlsafe(16)
 
 
-def position_text(epoch: str, offset: int) -> bytes:
-    """The cursor of a stream of one source."""
-    return b"%b.%d" % (epoch.encode(), offset)
-
-
 class CursorWriter:
     """The cursor of one stream as bytes, rewritten at every event: only one number changes."""
 

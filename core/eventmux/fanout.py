@@ -42,7 +42,7 @@ class Fanout:
                 self._call()
 
     def mark(self, channel: Channel) -> None:
-        """The channel has more. Call it once until its streams have been told, by `is_marked`."""
+        """The channel has more. Call it once until it has been asked to tell its streams."""
         self._news.append(channel)
         if not self._is_called:
             self._call()
@@ -65,9 +65,9 @@ class Fanout:
         loop = asyncio.get_running_loop()
         now = loop.time()
         news, self._news = self._news, []
-        for channel in news:
-            channel.tell(self)
         try:
+            for channel in news:
+                channel.tell(self)
             self._do(now, now + TURN_SECONDS)
         finally:  # a job that raises all the same must not be the end of the others
             self._is_called = bool(self._jobs)

@@ -13,7 +13,7 @@ from . import sse
 from .cursor import CursorWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from .channel import Channel
     from .cursor import Position
@@ -39,6 +39,11 @@ class Gap(NamedTuple):
 
 # Where a client stands in each channel of its stream: the last offset taken, a gap to be told, None after the end.
 Place: TypeAlias = "tuple[int | Gap | None, ...]"
+
+
+def is_over(place: Place) -> bool:
+    """Whether the end has been seen in every channel."""
+    return all(at is None for at in place)
 
 
 class Entry(NamedTuple):
@@ -117,11 +122,7 @@ class Reader:
         """What follows, up to about READ_BYTES, at most `left` events; [] if there is nothing."""
         self.left, self.has_more = left, False
         self.place = ()  # until all of it is read: what raises in between must not pass for the place before
-        entries: list[Entry] = []
-        for index, view in enumerate(self._views):
-            channel = view.channel
-            if channel and (view.gap is not None or view.offset < channel.history.first - 1) and not view.is_over:
-                entries += self._gap(index, view, channel)
+        entries = self._gaps()
         size = 0
         for _, index, frame in self._pending():
             entry = self._take(index, frame)
@@ -140,14 +141,20 @@ class Reader:
         self.place = tuple([view.at for view in self._views])
         return entries
 
-    def _gap(self, index: int, view: View, channel: Channel) -> Iterator[Entry]:
+    def _gaps(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for index, view in enumerate(self._views):
+            channel = view.channel
+            if channel and (view.gap is not None or view.offset < channel.history.first - 1) and not view.is_over:
+                if view.gap is None and view.hangs_up:
+                    self.is_cut = True  # it comes back with its cursor, and is told of the gap then
+                    break
+                entries.append(self._gap(index, view, channel))
+        return entries
+
+    def _gap(self, index: int, view: View, channel: Channel) -> Entry:
         """Move a view over what its history no longer has, and say so."""
-        if self.is_cut:
-            return
         missed = channel.history.first - 1 - view.offset
-        if view.gap is None and view.hangs_up:
-            self.is_cut = True  # it comes back with its cursor, and is told of the gap then
-            return
         reason, is_own = (view.gap.reason, view.gap.is_own) if view.gap else ("lagged", True)
         view.gap = None
         view.offset += max(missed, 0)
@@ -155,7 +162,7 @@ class Reader:
         gap = sse.control(
             "stream.gap", source=view.source, reason=reason, missed=missed if missed > 0 and is_own else None
         )
-        yield Entry(view.source, gap, self.cursor)
+        return Entry(view.source, gap, self.cursor)
 
     def _pending(self) -> Iterable[tuple[int, int, Frame]]:
         """What there is, as (time, index of the view, frame), in the order of arrival."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .reader import READ_BYTES, READ_EVENTS, Reader
+from .reader import READ_BYTES, READ_EVENTS, Reader, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ class Selection:
 
 class Piece:
     """Bytes on their way to many clients. `chunk` is the same as a chunk of HTTP/1.1 (RFC 9112, 7.1), made once if
-    anybody wants it.
+    anybody wants it; of nothing it is nothing, since an empty chunk would be the end.
     """
 
     _chunk = b""
@@ -53,7 +53,7 @@ class Piece:
 
     @property
     def chunk(self) -> bytes:
-        if not self._chunk:
+        if not self._chunk and self.body:
             self._chunk = b"%x\r\n%b\r\n" % (len(self.body), self.body)
         return self._chunk
 
@@ -187,7 +187,7 @@ class Stream:
         history = channel.history
         if offset < history.first - 1:
             return None
-        if offset == history.last - 1:
+        if offset == history.last - 1:  # a private stream's every event: half the time of the loop below
             offset += 1
             channel.reached(offset)
             frame = history.newest
@@ -216,5 +216,5 @@ class Stream:
         step.events = sum(not entry.frame.is_control for entry in entries)
         step.has_more = reader.has_more
         step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
-        step.is_last = reader.is_cut or not any(at is not None for at in reader.place)
+        step.is_last = reader.is_cut or is_over(reader.place)
         return step

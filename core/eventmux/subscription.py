@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from .reader import is_over
+
 if TYPE_CHECKING:
     from .fanout import Fanout
     from .reader import Place
@@ -70,7 +72,7 @@ class Subscription:
     @property
     def is_over(self) -> bool:
         """Whether nothing will come any more, now or after a reconnect."""
-        return not any(at is not None for at in self.place)
+        return is_over(self.place)
 
     def begin(self) -> bytes:
         """What there is at once, to go out with the beginning of the response; before `start`."""

@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..stream import Piece
 from .outlet import PIECE, Outlet
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from uvicorn.server import ServerState
 
-    from ..stream import Piece
     from ..subscription import Subscription
     from .formats import Format
     from .outlet import Delivery
@@ -97,7 +97,7 @@ class DirectOutlet(Outlet, asyncio.Protocol):
         self._is_done = True
         data = self._last
         if self._is_chunked:
-            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
+            data = Piece(data).chunk + b"0\r\n\r\n"
         self._subscription.close()
         self._state.total_requests += 1
         if not self._transport.is_closing():

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SEND_BUFFER = 128 * 1024  # bytes; the kernel takes twice that, for its own bookkeeping (socket(7))
 STARTS = 16  # requests per turn of the loop; one is about a quarter of a millisecond
-DEFAULT_HIGH = 64 * 1024  # asyncio's own high-water mark
 
 
 class Protocol(HttpToolsProtocol):
@@ -48,13 +47,12 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        if not hasattr(self.server_state, "starts"):
-            self.server_state.starts = Starts()  # type: ignore[attr-defined] # one for all connections of a server
-        self.server_state.starts.add(partial(super()._start_asgi_task, cycle, app))  # type: ignore[attr-defined]
+        starts: Starts = vars(self.server_state).setdefault("starts", Starts())  # one for all connections of a server
+        starts.add(partial(super()._start_asgi_task, cycle, app))
 
     def on_response_complete(self) -> None:
         if self._is_bounded:
-            self.transport.set_write_buffer_limits(high=DEFAULT_HIGH)
+            self.transport.set_write_buffer_limits()
             self._is_bounded = False
         super().on_response_complete()
 
@@ -109,7 +107,7 @@ class Protocol(HttpToolsProtocol):
             return False
         cycle.transport = self.transport
         tap.flush()
-        return tap.has_passed(Piece(opening).chunk if cycle.chunked_encoding and opening else opening)
+        return tap.has_passed(Piece(opening).chunk if cycle.chunked_encoding else opening)
 
     def take_over(self) -> Taken | None:
         """Give the connection away; None if something stands in the way of writing to it."""
@@ -173,7 +171,7 @@ class _Return:
     def __call__(self, transport: asyncio.Transport, early: bytes) -> None:
         loop = asyncio.get_running_loop()
         protocol = self._kind(self._config, self._state, self._app_state, loop)
-        transport.set_write_buffer_limits(high=DEFAULT_HIGH)
+        transport.set_write_buffer_limits()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         transport.resume_reading()

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Generic, Protocol, TypeVar
 
-TURN_SECONDS = 0.004  # of ringing in one turn of the loop; the rest is for the next, as in the fan-out
+from ..fanout import TURN_SECONDS
 
 
 class Ringing(Protocol):
