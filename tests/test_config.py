@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -155,25 +156,29 @@ def test_history_has_bounds_of_its_own_per_source(load: Load) -> None:
 
 
 def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
-    assert load("").config.server.model_dump() == {
-        "host": "127.0.0.1",
-        "port": 8000,
-        "heartbeat": 15.0,
-        "retry": 2000,
-        "send_timeout": 30.0,
-        "grace": 10.0,
-        "direct": True,
+    written = {
+        "host": ("127.0.0.1", "::1"),
+        "port": (8000, 0),
+        "heartbeat": (15.0, 0.5),
+        "retry": (2000, 0),
+        "spread": (4.0, 0.0),
+        "send_timeout": (30.0, 3600.0),
+        "request_timeout": (10.0, 0.5),
+        "max_lifetime": (None, 600.0),
+        "drain_delay": (0.0, 5.0),
+        "grace": (10.0, 1.0),
+        "direct": (True, False),
+        "trusted_proxies": (["127.0.0.1", "::1"], ["10.0.0.0/8"]),
+        "trusted_hosts": (["*"], ["example.com", "*.example.com"]),
+        "tls": (None, {"cert": Path("cert.pem"), "key": Path("key.pem"), "password": None}),
+        "http2": (False, True),
+        "watch": (True, False),
+        "stall": (1.0, 0.1),
     }
-    written = "server: {host: '::1', port: 0, heartbeat: 0.5, retry: 0, send_timeout: 3600, grace: 1, direct: false}"
-    assert load(written).config.server.model_dump() == {
-        "host": "::1",
-        "port": 0,
-        "heartbeat": 0.5,
-        "retry": 0,
-        "send_timeout": 3600.0,
-        "grace": 1.0,
-        "direct": False,
-    }
+    assert load("").config.server.model_dump() == {key: default for key, (default, _) in written.items()}
+    other = {key: value for key, (_, value) in written.items()}
+    text = json.dumps({"server": {**other, "tls": {"cert": "cert.pem", "key": "key.pem"}}})
+    assert load(text).config.server.model_dump() == other
 
 
 def test_an_application_that_nobody_prints_for_logs_what_is_broken(
@@ -204,7 +209,7 @@ CLOCK = "sources: {clock: {}}\n"
     [
         # Keys
         ("source: {}", "1:1: source: unknown key: did you mean 'sources'?"),
-        ("zzz: 1", "1:1: zzz: unknown key: known are limits, plugins, server, sources, store, streams"),
+        ("zzz: 1", "1:1: zzz: unknown key: known are auth, cors, limits, plugins, server, sources, store, streams"),
         ("sources:\n  clock:\n    parms: {}", "3:5: sources.clock.parms: unknown key: did you mean 'params'?"),
         ("sources: {clock: {parms: {}}}", "1:19: sources.clock.parms: unknown key: did you mean 'params'?"),
         (
@@ -473,11 +478,11 @@ async def beep(word: Annotated[str, AfterValidator(odd)]) -> AsyncIterator[Beep]
         ),
         (
             b"clock",
-            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors, auth",
         ),
         (
             b"5",
-            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, store",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors, auth",
         ),
     ],
 )

@@ -9,15 +9,29 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import httpx2
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from eventmux import errors
 from eventmux.cli import main
-from eventmux.config import Config, HistoryConfig, PluginsConfig, ServerConfig, SourceConfig
+from eventmux.config import (
+    AuthConfig,
+    Config,
+    CorsConfig,
+    HistoryConfig,
+    JwtConfig,
+    LimitsConfig,
+    PluginsConfig,
+    ServerConfig,
+    SourceConfig,
+    TlsConfig,
+    TokenConfig,
+)
 from eventmux.operators import Step
 from eventmux.plugins import load_plugins
 from eventmux.settings import load_settings
@@ -28,7 +42,21 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MODELS = [Config, SourceConfig, HistoryConfig, ServerConfig, PluginsConfig, Step]
+PREFIXES = {HistoryConfig: "history.", TlsConfig: "tls."}
+MODELS = [
+    Config,
+    SourceConfig,
+    HistoryConfig,
+    ServerConfig,
+    TlsConfig,
+    LimitsConfig,
+    CorsConfig,
+    AuthConfig,
+    TokenConfig,
+    JwtConfig,
+    PluginsConfig,
+    Step,
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -134,20 +162,44 @@ def test_every_request_of_the_readme_gets_events(service: Service, block: str) -
 @pytest.mark.parametrize("model", MODELS)
 def test_every_key_of_the_configuration_is_documented(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-    prefix = r"history\." if model is HistoryConfig else ""
+    prefix = re.escape(PREFIXES.get(model, ""))
     missing = [
         key for key in model.model_fields if not re.search(rf"^\| `{prefix}{key}(: .*?)?` \|", text, re.MULTILINE)
     ]
     assert missing == []
 
 
-@pytest.mark.parametrize("model", [ServerConfig, HistoryConfig])
-def test_every_default_that_is_documented_is_the_default(model: type[BaseModel]) -> None:
+@pytest.mark.parametrize(
+    ("model", "section"),
+    [
+        (ServerConfig, "server"),
+        (HistoryConfig, "sources"),
+        (LimitsConfig, "limits"),
+        (CorsConfig, "cors"),
+        (AuthConfig, "auth"),
+        (JwtConfig, "auth"),
+    ],
+)
+def test_every_default_that_is_documented_is_the_default(model: type[BaseModel], section: str) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text("utf-8")
-    documented = dict(re.findall(r"^\| `(?:history\.)?(\w+)` \| `(.*?)` \|", text, re.MULTILINE))
-    defaults = {key: field.default for key, field in model.model_fields.items()}
-    expected = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in defaults.items()}
-    assert expected == {key: documented[key] for key in model.model_fields}
+    text = text.partition(f"\n## {section}")[2].partition("\n## ")[0]
+    prefix = re.escape(PREFIXES.get(model, ""))
+    documented = dict(re.findall(rf"^\| `{prefix}(\w+)` \| *(.*?) *\|", text, re.MULTILINE))
+    assert {key: _shown(field) for key, field in model.model_fields.items()} == {
+        key: documented[key] for key in model.model_fields
+    }
+
+
+def _shown(field: FieldInfo) -> str:
+    """A default as the tables write it."""
+    value = field.default
+    if field.is_required():
+        return ""
+    if value is None and float not in get_args(field.annotation):
+        return "none"
+    if isinstance(value, list) and value:
+        return ", ".join(f"`{one}`" for one in value)
+    return f"`{int(value)}`" if isinstance(value, float) and value.is_integer() else f"`{value}`"
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from .catalog import MAX_SOURCES
 from .operators import Step
@@ -13,6 +13,11 @@ from .policy import Bounds, Limits, Policy, Restart
 from .source import MAX_NAME, NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
+Pattern = Annotated[str, Field(pattern=r"^[a-z0-9*?-]+$", max_length=MAX_NAME)]
+Algorithm = Literal[
+    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
 Seconds = Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)]
 
 
@@ -61,6 +66,14 @@ class SourceConfig(Section):
     pipe: Annotated[list[Step], Field(max_length=16, description="aiostream operators, in order.")] = []
 
 
+class TlsConfig(Section):
+    """Files in PEM, relative to plugins.yaml."""
+
+    cert: Annotated[Path, Field(description="The certificate, and those that it is signed with.")]
+    key: Path
+    password: Annotated[SecretStr | None, Field(description="Of the key.")] = None
+
+
 class ServerConfig(Section):
     """Where the service listens, and how it treats its clients. Seconds, but for `retry`: milliseconds."""
 
@@ -68,18 +81,104 @@ class ServerConfig(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     heartbeat: Seconds = 15.0
     retry: Annotated[int, Field(ge=0, le=3_600_000)] = 2_000
+    spread: Annotated[
+        float,
+        Field(ge=0, le=3_600, allow_inf_nan=False, description="Clients sent away come back within so long after it."),
+    ] = 4.0
     send_timeout: Seconds = 30.0
+    request_timeout: Annotated[Seconds, Field(description="For a request's head and body to arrive.")] = 10.0
+    max_lifetime: Annotated[
+        float | None,
+        Field(ge=1, le=2_592_000, allow_inf_nan=False, description="Of a stream, jittered down to four fifths."),
+    ] = None
+    drain_delay: Annotated[
+        float,
+        Field(ge=0, le=3_600, allow_inf_nan=False, description="At shutdown: from unready to the end of the streams."),
+    ] = 0.0
     grace: Seconds = 10.0
     direct: Annotated[
         bool, Field(description="Whether streams write to their sockets themselves, past ASGI, where that is safe.")
     ] = True
+    trusted_proxies: Annotated[
+        list[str], Field(description="Addresses and networks whose X-Forwarded-For and -Proto are believed.")
+    ] = ["127.0.0.1", "::1"]
+    trusted_hosts: Annotated[
+        list[str], Field(min_length=1, description="What `Host` may say; `*.example.com` for its subdomains.")
+    ] = ["*"]
+    tls: TlsConfig | None = None
+    http2: Annotated[bool, Field(description="Serve HTTP/2, too; browsers want TLS for it.")] = False
+    watch: Annotated[bool, Field(description="Whether a change of this file is applied at once.")] = True
+    stall: Annotated[Seconds, Field(description="Of the loop, after which the plugin that blocks it is named.")] = 1.0
 
 
 class LimitsConfig(Section):
-    """What the process keeps in all: bytes of histories, and private runs that nobody reads."""
+    """What the process takes and keeps in all; bytes, or a number of them."""
 
     history: Annotated[int, Field(ge=1_024)] = Limits().history
-    detached: Annotated[int, Field(ge=0, le=10_000_000)] = Limits().detached
+    detached: Annotated[int, Field(ge=0, le=10_000_000, description="Private runs that nobody reads.")] = (
+        Limits().detached
+    )
+    runs: Annotated[int, Field(ge=1, le=10_000_000, description="Generators at a time.")] = Limits().runs
+    streams: Annotated[int, Field(ge=1, le=10_000_000, description="Open ones.")] = Limits().streams
+    streams_per_principal: Annotated[int, Field(ge=1, le=10_000_000)] = Limits().streams_per_principal
+    streams_per_address: Annotated[int, Field(ge=1, le=10_000_000)] = Limits().streams_per_address
+    new_streams: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False, description="Per second.")] = (
+        Limits().new_streams
+    )
+    sources: Annotated[int, Field(ge=1, le=MAX_SOURCES, description="In one stream.")] = Limits().sources
+    query: Annotated[int, Field(ge=256, le=64 * 1024)] = Limits().query
+    body: Annotated[int, Field(ge=256, le=64 * 1024 * 1024)] = Limits().body
+
+
+class CorsConfig(Section):
+    """Which pages of other origins may read streams."""
+
+    origins: Annotated[list[Origin], Field(description="Like https://app.example.com; `*` for all.")] = []
+    credentials: Annotated[bool, Field(description="Whether they may send cookies.")] = False
+    max_age: Annotated[int, Field(ge=0, le=86_400, description="Seconds that a preflight is kept.")] = 600
+
+    @model_validator(mode="after")
+    def _all_and_credentials(self) -> CorsConfig:
+        if self.credentials and "*" in self.origins:
+            raise ValueError("with credentials, origins cannot be '*': name them (WHATWG Fetch, CORS protocol)")
+        return self
+
+
+class Granted(Section):
+    """Sources by name or pattern, like `price-*`."""
+
+    read: list[Pattern] = []
+    publish: list[Pattern] = []
+
+
+class TokenConfig(Granted):
+    """A static token, and what its bearer may do."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, description="Of its bearer, in logs and limits.")]
+    token: Annotated[SecretStr, Field(min_length=1)]
+
+
+class JwtConfig(Section):
+    """Which JSON Web Tokens are believed (RFC 7519)."""
+
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)]
+    key: Annotated[SecretStr | None, Field(description="The secret of HS*, or a public key in PEM.")] = None
+    jwks: Annotated[str | None, Field(description="Instead of a key: URL or file of a JSON Web Key Set.")] = None
+    audience: str | list[str] | None = None
+    issuer: str | None = None
+    leeway: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False, description="Seconds.")] = 0.0
+
+
+class AuthConfig(Section):
+    """Who may read what. Without this section, everybody everything."""
+
+    tokens: list[TokenConfig] = []
+    jwt: JwtConfig | None = None
+    anonymous: Annotated[Granted | None, Field(description="Who brings no token; without it, nobody.")] = None
+    hide: Annotated[bool, Field(description="Whether a source that may not be read is as one that is not there.")] = (
+        False
+    )
+    ticket_lifetime: Annotated[float, Field(ge=1, le=600, allow_inf_nan=False, description="Seconds.")] = 30.0
 
 
 class PluginsConfig(Section):
@@ -103,4 +202,6 @@ class Config(Section):
     server: ServerConfig = ServerConfig()
     plugins: PluginsConfig = PluginsConfig()
     limits: LimitsConfig = LimitsConfig()
+    cors: CorsConfig = CorsConfig()
+    auth: AuthConfig | None = None
     store: Literal["memory"] = "memory"

@@ -63,7 +63,19 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a process keeps: bytes of all histories together, and private runs without a subscriber."""
+    """What a process takes and keeps. `history`: bytes of all together, and as many of what clients have sent as
+    parameters. `detached`: private runs without a subscriber. `runs`: generators. `streams`: open ones, in all, of one
+    principal and of one address; `new_streams`: of them in a second, of which five seconds' worth may come at once.
+    `sources`: in one stream. `query`, `body`: bytes of a request.
+    """
 
     history: int = 256 * 1024 * 1024
     detached: int = 1_000
+    runs: int = 20_000
+    streams: int = 50_000
+    streams_per_principal: int = 10_000
+    streams_per_address: int = 10_000
+    new_streams: float = 2_000.0
+    sources: int = 32
+    query: int = 32 * 1024
+    body: int = 1024 * 1024

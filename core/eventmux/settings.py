@@ -7,16 +7,15 @@ from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from .catalog import Catalog
-from .config import Config, HistoryConfig, LimitsConfig, PluginsConfig, RestartConfig, ServerConfig, SourceConfig
+from .config import Config
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
-from .operators import Step
 from .plugins import Plugins, load_plugins
 from .policy import Limits
 from .source import MAX_NAME
@@ -42,7 +41,7 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.config.limits.history, self.config.limits.detached)
+        return Limits(**self.config.limits.model_dump())
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -151,24 +150,20 @@ def _message(fault: ErrorDetails) -> str:
 
 def _allowed(loc: Loc) -> frozenset[str]:
     """The keys that a mapping at `loc` may have."""
-    match loc:
-        case ():
-            model: type[BaseModel] = Config
-        case ("server",):
-            model = ServerConfig
-        case ("plugins",):
-            model = PluginsConfig
-        case ("sources", _):
-            model = SourceConfig
-        case ("limits",):
-            model = LimitsConfig
-        case ("sources", _, "restart"):
-            model = RestartConfig
-        case ("sources", _, "history"):
-            model = HistoryConfig
-        case _:
-            model = Step
-    return frozenset(model.model_fields)
+    model = _model_at(Config, loc)
+    return frozenset(model.model_fields if model else ())
+
+
+def _model_at(annotation: Any, loc: Loc) -> type[BaseModel] | None:
+    """The model that describes what stands at `loc` below a value of this type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(loc[0])) if loc else None
+        return _model_at(field.annotation, loc[1:]) if field else annotation if not loc else None
+    args = get_args(annotation)
+    if get_origin(annotation) in (dict, list):
+        return _model_at(args[-1], loc[1:]) if loc else None
+    kinds = args[:1] if get_origin(annotation) is Annotated else args
+    return next(filter(None, (_model_at(kind, loc) for kind in kinds)), None)
 
 
 def _typed(document: Document) -> Config:
