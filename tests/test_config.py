@@ -478,11 +478,11 @@ async def beep(word: Annotated[str, AfterValidator(odd)]) -> AsyncIterator[Beep]
         ),
         (
             b"clock",
-            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors, auth",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors",
         ),
         (
             b"5",
-            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors, auth",
+            "plugins.yaml:1:1: a mapping is expected, with some of sources, streams, server, plugins, limits, cors",
         ),
     ],
 )
