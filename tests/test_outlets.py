@@ -580,7 +580,7 @@ def test_an_end_that_has_to_wait_for_its_client_is_an_end_all_the_same(loop: str
         with contextlib.suppress(BlockingIOError):
             while True:
                 os.write(outlet._fd, b"x" * 32_768)
-        outlet._subscription.end()
+        outlet._subscription.end("over")
         assert outlet._is_done
         assert outlet._is_full
         if is_down:

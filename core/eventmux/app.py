@@ -17,7 +17,9 @@ from .errors import EventmuxError, TooLargeError
 from .hub import Hub
 from .settings import Settings, load_settings
 from .web import catalog, dashboard, openapi, status, streams, trial
+from .web.gate import Gate
 from .web.outlet import Delivery
+from .web.visits import Visits
 
 if TYPE_CHECKING:
     from fastapi import params
@@ -35,7 +37,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     """
     settings = settings or _from_file()
     hub = Hub(settings.limits)
-    delivery = Delivery(settings.config.server)
+    delivery, visits = Delivery(settings.config.server), Visits(settings.limits)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
@@ -43,10 +45,11 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
         lifespan=_lifespan(settings, hub, delivery),
     )
     app.state.hub = hub
+    app.add_middleware(Gate(settings.config).around)
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
     app.include_router(catalog.router(settings.catalog, hub))
     app.include_router(dashboard.router())
-    streams.add_routes(app, settings.catalog, hub, delivery, dependencies)
+    streams.add_routes(app, settings.catalog, hub, delivery, visits, dependencies)
     app.add_exception_handler(EventmuxError, _refused)
     openapi.install(app, settings.catalog)
     return app

@@ -14,6 +14,7 @@ from .source import MAX_NAME, NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
+Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
 Pattern = Annotated[str, Field(pattern=r"^[a-z0-9*?-]+$", max_length=MAX_NAME)]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
@@ -103,7 +104,7 @@ class ServerConfig(Section):
         list[str], Field(description="Addresses and networks whose X-Forwarded-For and -Proto are believed.")
     ] = ["127.0.0.1", "::1"]
     trusted_hosts: Annotated[
-        list[str], Field(min_length=1, description="What `Host` may say; `*.example.com` for its subdomains.")
+        list[Host], Field(min_length=1, description="What `Host` may say; `*.example.com` for its subdomains.")
     ] = ["*"]
     tls: TlsConfig | None = None
     http2: Annotated[bool, Field(description="Serve HTTP/2, too; browsers want TLS for it.")] = False

@@ -46,6 +46,7 @@ class Runs:
         self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
         self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
         self._finished: dict[Run, None] = {}  # the same of those that are over
+        self._alive: set[Run] = set()  # that have a generator, waiting to be started again included
         self._expiries: dict[Run, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[bool]] = set()
         self._parameters = 0  # bytes of what clients have sent as parameters of these runs
@@ -63,7 +64,7 @@ class Runs:
     @property
     def active(self) -> int:
         """How many generators there are, those included that are being closed."""
-        return sum(run.state in {"running", "restarting", "quarantined"} for run in self.all()) + len(self._closing)
+        return len(self._alive) + len(self._closing)
 
     def find(
         self, enabled: EnabledSource, parameters: BaseModel, position: Position, principal: str | None
@@ -126,12 +127,23 @@ class Runs:
         self.forget(min(idle, key=lambda run: run.channel.touched))
 
     def keep(self, run: Run) -> None:
-        """Start the run, or keep it, for a subscription that joins now."""
+        """Start the run, or keep it, for a subscription that joins now. Raises FullError where there is no room."""
+        if run.state == "idle":
+            self._make_way()
+            self._alive.add(run)
         if expiry := self._expiries.pop(run, None):
             expiry.cancel()
         self._detached.pop(run, None)
         self._finished.pop(run, None)
         run.start()
+
+    def _make_way(self) -> None:
+        """At the bound of all runs, the private one goes that nobody has read for the longest time."""
+        if len(self._alive) + self.abandoned < self._limits.runs:
+            return
+        if not self._detached:
+            raise FullError(f"there are {len(self._alive)} runs, and no more are started now")
+        self._expire(next(iter(self._detached)))
 
     def leave(self, channel: Channel) -> None:
         """The last subscription has left: the run outlives it by `linger`."""
@@ -161,6 +173,7 @@ class Runs:
 
     def _run_over(self, run: Run) -> None:
         channel = run.channel
+        self._alive.discard(run)
         if not channel.streams and (run in self._detached or run not in self._expiries):
             self._detached.pop(run, None)
             self.leave(channel)
@@ -170,6 +183,7 @@ class Runs:
             expiry.cancel()
         self._detached.pop(run, None)
         self._finished.pop(run, None)
+        self._alive.discard(run)
         if task := run.stop():
             self._closing.add(task)
             task.add_done_callback(self._closed)

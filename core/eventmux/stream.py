@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .reader import READ_BYTES, READ_EVENTS, Reader, is_over
+from . import sse
+from .reader import READ_BYTES, READ_EVENTS, Entry, Reader, is_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .fanout import Fanout
-    from .reader import Entry, Place, View
+    from .reader import Place, View
     from .subscription import Subscription
 
 KEPT_STEPS = 8  # places for which the bytes are kept until the next event; most subscriptions stand at one
@@ -122,6 +123,18 @@ class Stream:
             return b"%b%d" % (self._prefix[len(b"id: ") :], place[0])
         self._reader.seat(place)
         return self._reader.cursor
+
+    def lag(self, place: Place) -> int:
+        """Frames that there are after `place`."""
+        self._reader.seat(place)
+        return sum(view.channel.history.last - view.offset for view in self._views if view.channel and not view.is_over)
+
+    def last_words(self, place: Place, reason: str, *, is_first: bool) -> bytes:
+        """`stream.end` for every source that has not ended. The cursor stays: whoever comes back goes on there."""
+        cursor = self.cursor(place)
+        names = [view.source for view, at in zip(self._views, place, strict=True) if at is not None]
+        ends = [Entry(name, sse.control("stream.end", source=name, reason=reason), cursor) for name in names]
+        return self._form.body(ends, is_first=is_first) if ends else b""
 
     def has_news(self, fanout: Fanout) -> None:
         self._has_news = True

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 from .reader import is_over
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .fanout import Fanout
     from .reader import Place
     from .stream import Piece, Step, Stream
@@ -36,20 +38,27 @@ class Subscription:
     """A member of a stream from its creation until `close`. It is a job while it has to catch up by itself.
 
     `left`: events that the client may still get, None for any number. `is_held`: nothing can be given to it now.
-    `has_moved`: its cursor is another than the client knows, by events that were left out.
+    `has_moved`: its cursor is another than the client knows, by events that were left out. `events` and `bytes` are
+    what it was given so far. `reason`: why it ended, by our doing; None while it has not, or where its client left.
+    `on_close` is called once, when it is over.
     """
 
     __slots__ = (
         "_fanout",
+        "_is_closed",
         "_is_ended",
         "_is_fresh",
         "_is_queued",
         "_outlet",
         "_stream",
+        "bytes",
+        "events",
         "has_moved",
         "is_held",
         "left",
+        "on_close",
         "place",
+        "reason",
     )
 
     def __init__(self, stream: Stream, place: Place, limit: int | None, fanout: Fanout) -> None:
@@ -57,12 +66,15 @@ class Subscription:
         self.left = limit
         self.is_held = True  # until there is an outlet
         self.has_moved = False
+        self.events = self.bytes = 0
+        self.reason: str | None = None
+        self.on_close: Callable[[Subscription], None] = _nothing
         self._stream = stream
         self._fanout = fanout
         self._outlet: Outlet | None = None
         self._is_fresh = True
         self._is_queued = False
-        self._is_ended = False
+        self._is_ended = self._is_closed = False
         stream.join(self)
 
     @property
@@ -74,11 +86,17 @@ class Subscription:
         """Whether nothing will come any more, now or after a reconnect."""
         return is_over(self.place)
 
+    @property
+    def lag(self) -> int:
+        """Events that there are and that it was not given."""
+        return self._stream.lag(self.place)
+
     def begin(self) -> bytes:
         """What there is at once, to go out with the beginning of the response; before `start`."""
         step = self.next()
         self._move(step)
-        self._is_ended = self._is_ended or step.is_last
+        if step.is_last:
+            self.end(self._why_last())
         return step.body
 
     def start(self, outlet: Outlet) -> None:
@@ -120,13 +138,15 @@ class Subscription:
         if step.body:
             self.is_held = not self._outlet.write(step, now)  # type: ignore[union-attr] # held while there is none
         if step.is_last:
-            self.end()
+            self.end(self._why_last())
         elif step.has_more and not self.is_held:
             self.resume()
 
     def _move(self, step: Step) -> None:
         self.place = step.after
         if step.body:
+            self.events += step.events
+            self.bytes += len(step.body)
             if self.left is not None:
                 self.left -= step.events
             self._is_fresh = False
@@ -134,26 +154,47 @@ class Subscription:
         elif step.has_moved:
             self.has_moved = True
 
-    def drain(self) -> None:
-        """The service goes down: give what there is to say, and end."""
-        self.advance(asyncio.get_running_loop().time())
-        self.end()
+    def _why_last(self) -> str:
+        return "over" if self.is_over else "lagged"
 
-    def end(self) -> None:
+    def drain(self, reason: str = "drained") -> None:
+        """Send the client away: give what there is to say, and end."""
+        self.advance(asyncio.get_running_loop().time())
+        self.end(reason)
+
+    def end(self, reason: str) -> None:
         """Nothing more is given, and the client is told so. A second call does nothing."""
         is_first, self._is_ended, self.is_held = not self._is_ended, True, True
-        if is_first and self._outlet:
-            self._outlet.end()
+        if is_first:
+            self.reason = reason
+            if self._outlet:
+                self._outlet.end()
+
+    def last_words(self) -> bytes:
+        """What is said at an end for this reason, beside what the log says: that the token has expired."""
+        if self.reason != "expired":
+            return b""
+        return self._stream.last_words(self.place, self.reason, is_first=self._is_fresh)
 
     def fail(self, error: Exception) -> None:
         """Nothing more can be given, by a fault of ours: the client comes back with its cursor."""
         log.error("a stream was cut off by a failure", exc_info=error)
         self._is_ended = self.is_held = True
+        self.reason = "failed"
         if self._outlet:
             self._outlet.fail()
 
     def close(self) -> None:
         """Leave the stream. A second call does nothing."""
-        self._is_ended = self.is_held = True
+        if self._is_closed:
+            return
+        self._is_closed = self._is_ended = self.is_held = True
         self._outlet = None
-        self._stream.leave(self)
+        try:
+            self.on_close(self)  # first, for it asks how far the stream is
+        finally:
+            self._stream.leave(self)
+
+
+def _nothing(_: Subscription) -> None:
+    pass

@@ -17,6 +17,6 @@ def router() -> APIRouter:
 
     @routes.get("/", include_in_schema=False)
     async def dashboard() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     return routes

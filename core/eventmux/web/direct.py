@@ -43,8 +43,10 @@ class DirectOutlet(Outlet, asyncio.Protocol):
 
     __slots__ = ("_early", "_fd", "_give_back", "_is_chunked", "_is_done", "_state", "_transport")
 
-    def __init__(self, delivery: Delivery, subscription: Subscription, form: Format, taken: Taken) -> None:
-        Outlet.__init__(self, delivery, subscription, form)
+    def __init__(
+        self, delivery: Delivery, subscription: Subscription, form: Format, expires: float | None, taken: Taken
+    ) -> None:
+        Outlet.__init__(self, delivery, subscription, form, expires)
         self._transport = transport = taken.transport
         self._is_chunked = taken.is_chunked
         self._state = taken.state

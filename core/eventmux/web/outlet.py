@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from typing import TYPE_CHECKING
 
 from ..stream import Piece
@@ -31,6 +33,7 @@ class Delivery:
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
         self.retry = server.retry
+        self.max_lifetime = server.max_lifetime
         self.wheel: Wheel[Outlet] = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
 
     def close(self) -> None:
@@ -42,17 +45,37 @@ class Delivery:
         """Milliseconds. Clients that are sent away together must not come back together."""
         return int(self.retry * random.uniform(1, 3))  # noqa: S311 - not a secret
 
+    def deadline(self, now: float) -> float:
+        """When a stream that begins now ends of old age, by the loop's clock: jittered, since many begin together."""
+        if self.max_lifetime is None:
+            return math.inf
+        return now + self.max_lifetime * random.uniform(0.8, 1)  # noqa: S311 - not a secret
+
 
 class Outlet:
     """Gives a subscription's bytes to a client until one of them ends it.
 
     A kind of outlet says how: `write`, `_finish` and `_sever`. It is full while the client takes nothing: then `_rest`,
     and `_last` where the stream has ended meanwhile, are still to be sent.
+
+    `expires`: seconds since 1970 when the client's right to the stream ends, None for never.
     """
 
-    __slots__ = ("_delivery", "_form", "_full_since", "_is_full", "_last", "_rest", "_subscription", "_wrote", "tick")
+    __slots__ = (
+        "_deadline",
+        "_delivery",
+        "_expires",
+        "_form",
+        "_full_since",
+        "_is_full",
+        "_last",
+        "_rest",
+        "_subscription",
+        "_wrote",
+        "tick",
+    )
 
-    def __init__(self, delivery: Delivery, subscription: Subscription, form: Format) -> None:
+    def __init__(self, delivery: Delivery, subscription: Subscription, form: Format, expires: float | None) -> None:
         self.tick = 0
         self._delivery = delivery
         self._subscription = subscription
@@ -61,10 +84,14 @@ class Outlet:
         self._full_since = self._wrote = 0.0
         self._rest: memoryview | bytes = b""
         self._last: bytes | None = None
+        self._expires = self._deadline = math.inf if expires is None else expires
 
     def start(self) -> None:
         self._wrote = now = asyncio.get_running_loop().time()
-        self._delivery.wheel.add(self, now + min(self._delivery.heartbeat, self._delivery.send_timeout))
+        delivery = self._delivery
+        self._expires += now - time.time()
+        self._deadline = min(self._expires, delivery.deadline(now))
+        delivery.wheel.add(self, min(self._deadline, now + min(delivery.heartbeat, delivery.send_timeout)))
         self._subscription.start(self)
 
     def write(self, piece: Piece, now: float) -> bool:
@@ -72,8 +99,10 @@ class Outlet:
 
     def end(self) -> None:
         """Say goodbye to a client that may come back; nothing more will come to it."""
-        is_over = self._subscription.is_over
-        self._last = (b"" if is_over else self._form.farewell(self._delivery.jittered_retry())) + self._form.closing()
+        words = self._subscription.last_words()
+        if not self._subscription.is_over:
+            words += self._form.farewell(self._delivery.jittered_retry())
+        self._last = words + self._form.closing()
         self._finish()
 
     def fail(self) -> None:
@@ -94,18 +123,22 @@ class Outlet:
 
     def _ring(self, now: float) -> float | None:
         delivery = self._delivery
+        if now >= self._deadline:
+            self._deadline = math.inf
+            self._subscription.drain("expired" if now >= self._expires else "lifetime")
         if self._is_full:
             late = self._full_since + delivery.send_timeout
             if now < late:
-                return late
+                return min(late, self._deadline)
             log.warning("a client took nothing for %g seconds: cut off", delivery.send_timeout)
+            self._subscription.reason = "slow"
             self._sever()
             return None
         if now >= self._wrote + delivery.heartbeat:
             self._subscription.advance(now)  # what it lacks comes first, where the loop was late
             if now >= self._wrote + delivery.heartbeat:
                 self._beat(now)
-        return now + min(max(0, self._wrote + delivery.heartbeat - now), delivery.send_timeout)
+        return min(now + min(max(0, self._wrote + delivery.heartbeat - now), delivery.send_timeout), self._deadline)
 
     def _beat(self, now: float) -> None:
         self._wrote = now

@@ -16,12 +16,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from ..catalog import MAX_SOURCES, Catalog, EnabledSource
+from ..catalog import Catalog, EnabledSource
 from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
 from ..hub import Wanted
-
-MAX_BODY = 1024 * 1024
-MAX_QUERY = 32 * 1024
+from ..policy import Limits
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]
@@ -77,10 +75,12 @@ class Words(BaseModel):
 NO_WORDS = Words()
 
 
-def read_query(request: Request) -> Query:
-    """The query as name -> values. Raises TooLargeError over MAX_QUERY bytes."""
-    if len(request.scope["query_string"]) > MAX_QUERY:
-        raise TooLargeError(f"the query is longer than {MAX_QUERY} bytes: send the parameters as a JSON body by POST")
+def read_query(request: Request, limits: Limits) -> Query:
+    """The query as name -> values. Raises TooLargeError for one that is too long."""
+    if len(request.scope["query_string"]) > limits.query:
+        raise TooLargeError(
+            f"the query is longer than {limits.query} bytes: send the parameters as a JSON body by POST"
+        )
     query: Query = {}
     for name, value in parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True):
         query.setdefault(name, []).append(value)
@@ -123,21 +123,21 @@ def _check_events(names: Sequence[str] | None, wanted: Sequence[EnabledSource]) 
         refuse([error(("query", "events"), text, ",".join(names))])
 
 
-def take_selection(query: Query, catalog: Catalog) -> list[EnabledSource]:
+def take_selection(query: Query, catalog: Catalog, limits: Limits) -> list[EnabledSource]:
     """`sources=a,b`. Raises UnknownSourceError; refuses an empty one, too many, and one source twice."""
     if "sources" not in query:
         refuse(
             [error(("query", "sources"), "Field required: name the sources, like sources=a,b", None, kind="missing")]
         )
     names = [name.strip() for value in query.pop("sources") for name in value.split(",")]
-    return select([name for name in names if name], catalog, ("query", "sources"))
+    return select([name for name in names if name], catalog, ("query", "sources"), limits)
 
 
-def select(names: Sequence[str], catalog: Catalog, loc: tuple[str, ...]) -> list[EnabledSource]:
+def select(names: Sequence[str], catalog: Catalog, loc: tuple[str, ...], limits: Limits) -> list[EnabledSource]:
     if not names:
         refuse([error(loc, "Name at least one source", None)])
-    if len(names) > MAX_SOURCES:
-        refuse([error(loc, f"At most {MAX_SOURCES} sources in one stream", len(names))])
+    if len(names) > limits.sources:
+        refuse([error(loc, f"At most {limits.sources} sources in one stream", len(names))])
     if twice := [name for name in names if names.count(name) > 1]:
         refuse([error(loc, f"Source {twice[0][:MAX_SHOWN]!r} is named twice", ",".join(names))])
     return [catalog.source(name) for name in names]
@@ -198,19 +198,19 @@ def wanted_by_body(body: Mapping[str, Any], wanted: Sequence[EnabledSource], at:
     return _validate(wanted, given, lambda enabled, found: (*at, *(enabled.name,) * is_nested, *found), errors)
 
 
-async def read_body(request: Request) -> dict[str, Any]:
+async def read_body(request: Request, limits: Limits) -> dict[str, Any]:
     """The JSON object in the body, {} if there is none. Raises TooLargeError, MediaTypeError; refuses what is no JSON.
 
     The media type is insisted on: a page of another origin may post text/plain without being asked, and a run can
     cost money.
     """
     text = bytearray()
-    if int(request.headers.get("content-length") or 0) > MAX_BODY:
-        raise TooLargeError(f"the body is larger than {MAX_BODY} bytes")
+    if int(request.headers.get("content-length") or 0) > limits.body:
+        raise TooLargeError(f"the body is larger than {limits.body} bytes")
     async for chunk in request.stream():
         text += chunk
-        if len(text) > MAX_BODY:
-            raise TooLargeError(f"the body is larger than {MAX_BODY} bytes")
+        if len(text) > limits.body:
+            raise TooLargeError(f"the body is larger than {limits.body} bytes")
     if not text.strip():
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -223,6 +223,22 @@ async def read_body(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         refuse([error(("body",), "Input should be an object", value, kind="dict_type")])
     return dict(value)
+
+
+def sources_of(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `sources` of `{"sources": {"echo": {"message": "hi"}, "clock": {}}}`."""
+    surplus = [
+        error(("body", name), 'The body is {"sources": {name: parameters}}', None, kind="extra_forbidden")
+        for name in body
+        if name != "sources"
+    ]
+    sources = body.get("sources", {})
+    if not isinstance(sources, dict):
+        text = "Input should be an object: the parameters of each source under its name"
+        surplus.append(error(("body", "sources"), text, sources, kind="dict_type"))
+    if surplus:
+        refuse(surplus)
+    return dict(sources)
 
 
 def _validate(

@@ -30,8 +30,10 @@ class PortableOutlet(Outlet):
 
     __slots__ = ("_blocked", "_context", "_error", "_loop", "_send", "_wake", "_writer", "is_severed")
 
-    def __init__(self, delivery: Delivery, subscription: Subscription, form: Format, send: Send) -> None:
-        super().__init__(delivery, subscription, form)
+    def __init__(
+        self, delivery: Delivery, subscription: Subscription, form: Format, expires: float | None, send: Send
+    ) -> None:
+        super().__init__(delivery, subscription, form, expires)
         self.is_severed = False
         self._send = send
         self._loop = asyncio.get_running_loop()

@@ -52,12 +52,16 @@ class EventStream(EventSourceResponse):
     `subscribe` is called when the response starts; the subscription is closed when it is over, however it ends.
     """
 
-    def __init__(self, subscribe: Callable[[], Subscription], form: Format, delivery: Delivery) -> None:
+    def __init__(
+        self, subscribe: Callable[[], Subscription], form: Format, delivery: Delivery, expires: float | None = None
+    ) -> None:
+        """`expires`: when the client's right to the stream ends, in seconds since 1970."""
         self.__dict__.update(_blank(form.media_type))
         self.raw_headers = list(self.raw_headers)
         self._subscribe = subscribe
         self._format = form
         self._delivery = delivery
+        self._expires = expires
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -84,9 +88,9 @@ class EventStream(EventSourceResponse):
         # Only the beginning of SSE tells what a middleware would have changed: others begin with next to nothing.
         is_untouched = connection is not None and connection.has_begun(opening) and self._format.media_type == SSE
         if connection and is_untouched and self._delivery.is_direct and (taken := connection.take_over()):
-            DirectOutlet(self._delivery, subscription, self._format, taken).start()
+            DirectOutlet(self._delivery, subscription, self._format, self._expires, taken).start()
             return
-        outlet = PortableOutlet(self._delivery, subscription, self._format, send)
+        outlet = PortableOutlet(self._delivery, subscription, self._format, self._expires, send)
         try:
             await outlet.run(receive)
         except asyncio.CancelledError:  # the grace of a shutdown is over
@@ -116,10 +120,12 @@ class EventStream(EventSourceResponse):
                     pass
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
-        """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3)."""
+        """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3). Others, who do
+        not say that they want an event stream, can be told as it is.
+        """
         log.warning("turned a client away: %s", reason)
         seconds = self._delivery.jittered_retry() // 1000 + 1
-        if self._format.media_type == SSE:
+        if SSE.encode() in b",".join(value for name, value in scope["headers"] if name == b"accept").lower():
             text = b": %b\n\n%b" % (reason.encode(), self._format.farewell(seconds * 1000))
             response = Response(text, 200, HEADERS, SSE)
         else:

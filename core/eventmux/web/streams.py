@@ -18,6 +18,7 @@ from ..stream import Selection
 from . import formats, openapi, parameters
 from .index import Index
 from .response import EventStream
+from .visits import Caller, Visits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, params
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
+    from ..policy import Limits
     from .outlet import Delivery
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
@@ -33,13 +35,18 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def add_routes(
-    app: FastAPI, catalog: Catalog, hub: Hub, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
+    app: FastAPI,
+    catalog: Catalog,
+    hub: Hub,
+    delivery: Delivery,
+    visits: Visits,
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
 
     With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
     """
-    streams, index = Streams(catalog, hub, delivery), Index()
+    streams, index = Streams(catalog, hub, delivery, visits), Index()
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
         for method in ("GET", "POST", "HEAD"):
@@ -92,37 +99,46 @@ def _all_of(dependant: Dependant) -> list[Dependant]:
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery) -> None:
+    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery, visits: Visits) -> None:
         self._catalog = catalog
         self._hub = hub
         self._delivery = delivery
+        self._visits = visits
 
     async def merged(self, request: Request) -> Response:
-        query = parameters.read_query(request)
+        query = parameters.read_query(request, self._limits)
         if request.method == "POST":
-            body = await _body_of_sources(request)
-            selected = parameters.select(list(body), self._catalog, ("body", "sources"))
+            body = await self._body_of_sources(request)
+            selected = parameters.select(list(body), self._catalog, ("body", "sources"), self._limits)
             return self._open(request, query, selected, body)
-        return self._open(request, query, parameters.take_selection(query, self._catalog))
+        return self._open(request, query, parameters.take_selection(query, self._catalog, self._limits))
 
     def one(self, enabled: EnabledSource) -> Endpoint:
         async def stream(request: Request) -> Response:
-            body = {enabled.name: await parameters.read_body(request)} if request.method == "POST" else None
-            return self._open(request, parameters.read_query(request), [enabled], body, at=("body",))
+            is_post = request.method == "POST"
+            body = {enabled.name: await parameters.read_body(request, self._limits)} if is_post else None
+            return self._open(request, parameters.read_query(request, self._limits), [enabled], body, at=("body",))
 
         return stream
 
     def named(self, members: Sequence[EnabledSource]) -> Endpoint:
         async def stream(request: Request) -> Response:
-            body = await _body_of_sources(request) if request.method == "POST" else None
+            body = await self._body_of_sources(request) if request.method == "POST" else None
             if body:
                 _refuse_strangers(body, members)
-            return self._open(request, parameters.read_query(request), members, body)
+            return self._open(request, parameters.read_query(request, self._limits), members, body)
 
         return stream
 
     async def unknown(self, request: Request) -> Response:
         raise UnknownSourceError(request.path_params["name"], [*self._catalog.sources, *self._catalog.streams])
+
+    @property
+    def _limits(self) -> Limits:
+        return self._visits.limits
+
+    async def _body_of_sources(self, request: Request) -> Mapping[str, Any]:
+        return parameters.sources_of(await parameters.read_body(request, self._limits))
 
     def _open(
         self,
@@ -150,7 +166,15 @@ class Streams:
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
         selection = Selection(form, events, limit, reconnects=media_type == formats.SSE)
-        return EventStream(lambda: self._hub.subscribe(wanted, start, selection), form, self._delivery)
+        caller = _caller(request, enabled)
+        subscribe = partial(self._hub.subscribe, wanted, start, selection)
+        return EventStream(partial(self._visits.begin, caller, subscribe), form, self._delivery, caller.expires)
+
+
+def _caller(request: Request, enabled: Sequence[EnabledSource]) -> Caller:
+    return Caller(
+        sources=tuple([source.name for source in enabled]), address=request.client.host if request.client else None
+    )
 
 
 def _cursor(request: Request, word: str | None) -> Cursor | None:
@@ -162,23 +186,6 @@ def _cursor(request: Request, word: str | None) -> Cursor | None:
         return parse_cursor(text) if text else None
     except ValueError:
         return Cursor.unreadable()
-
-
-async def _body_of_sources(request: Request) -> Mapping[str, Any]:
-    """The `sources` of `{"sources": {"echo": {"message": "hi"}, "clock": {}}}`."""
-    body = await parameters.read_body(request)
-    surplus = [
-        parameters.error(("body", name), 'The body is {"sources": {name: parameters}}', None, kind="extra_forbidden")
-        for name in body
-        if name != "sources"
-    ]
-    sources = body.get("sources", {})
-    if not isinstance(sources, dict):
-        text = "Input should be an object: the parameters of each source under its name"
-        surplus.append(parameters.error(("body", "sources"), text, sources, kind="dict_type"))
-    if surplus:
-        parameters.refuse(surplus)
-    return dict(sources)
 
 
 def _refuse_strangers(body: Mapping[str, Any], members: Sequence[EnabledSource]) -> None:

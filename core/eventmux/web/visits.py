@@ -1,0 +1,98 @@
+"""The streams that are open: counted against the limits while they are, and a line in the log when they end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import FullError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..policy import Limits
+    from ..subscription import Subscription
+
+log = logging.getLogger("eventmux.access")
+
+BURST = 5.0  # seconds of new streams that may come at once: everybody, after a restart
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks for a stream. `principal`: None for who has not said. `address`: of the client, as far as it is known.
+    `expires`: when the right to the stream ends, in seconds since 1970, None for never. `trace`: the request's
+    `traceparent` (W3C Trace Context).
+    """
+
+    sources: tuple[str, ...]
+    principal: str | None = None
+    address: str | None = None
+    expires: float | None = None
+    trace: str | None = None
+
+
+class Visits:
+    """Lets callers in as far as there is room. `limits` may be replaced; who is in stays."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._open = 0
+        self._of_principal: Counter[str] = Counter()
+        self._of_address: Counter[str] = Counter()
+        self._tokens = BURST * limits.new_streams
+        self._filled = time.monotonic()
+
+    def __len__(self) -> int:
+        return self._open
+
+    def begin(self, caller: Caller, subscribe: Callable[[], Subscription]) -> Subscription:
+        """What `subscribe` gives, counted until it is closed. Raises FullError where there is no room."""
+        self._check(caller)
+        subscription = subscribe()
+        self._tokens -= 1
+        self._count(caller, 1)
+        subscription.on_close = partial(self._end, caller, time.monotonic())
+        return subscription
+
+    def _check(self, caller: Caller) -> None:
+        limits, now = self.limits, time.monotonic()
+        most = max(1.0, BURST * limits.new_streams)
+        self._tokens = min(most, self._tokens + (now - self._filled) * limits.new_streams)
+        self._filled = now
+        if self._open >= limits.streams:
+            raise FullError(f"there are {self._open} streams, and no more are taken now")
+        if caller.principal and self._of_principal[caller.principal] >= limits.streams_per_principal:
+            raise FullError(f"you have {limits.streams_per_principal} streams open: close one")
+        if caller.address and self._of_address[caller.address] >= limits.streams_per_address:
+            raise FullError(f"{limits.streams_per_address} streams are open from your address: close one")
+        if self._tokens < 1:
+            raise FullError(f"more than {limits.new_streams:g} streams begin in a second")
+
+    def _count(self, caller: Caller, change: int) -> None:
+        self._open += change
+        for counter, key in ((self._of_principal, caller.principal), (self._of_address, caller.address)):
+            if key:
+                counter[key] += change
+                if not counter[key]:
+                    del counter[key]
+
+    def _end(self, caller: Caller, began: float, subscription: Subscription) -> None:
+        self._count(caller, -1)
+        if log.isEnabledFor(logging.INFO):
+            fields = {
+                "principal": caller.principal,
+                "address": caller.address,
+                "sources": ",".join(caller.sources),
+                "seconds": round(time.monotonic() - began, 3),
+                "events": subscription.events,
+                "bytes": subscription.bytes,
+                "reason": subscription.reason or "left",
+                "lag": subscription.lag,
+                "trace": caller.trace,
+            }
+            log.info("stream ended", extra={key: value for key, value in fields.items() if value is not None})
