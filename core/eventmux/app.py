@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
         description="Event sources as Server-Sent Events, one by one or merged.",
         lifespan=_lifespan(settings, hub, delivery),
     )
-    app.state.hub = hub
+    app.state.hub, app.state.visits = hub, visits
     app.add_middleware(Gate(settings.config).around)
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
     app.include_router(catalog.router(settings.catalog, hub))
