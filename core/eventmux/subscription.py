@@ -47,7 +47,6 @@ class Subscription:
         "_fanout",
         "_is_closed",
         "_is_ended",
-        "_is_fresh",
         "_is_queued",
         "_outlet",
         "_stream",
@@ -72,7 +71,6 @@ class Subscription:
         self._stream = stream
         self._fanout = fanout
         self._outlet: Outlet | None = None
-        self._is_fresh = True
         self._is_queued = False
         self._is_ended = self._is_closed = False
         stream.join(self)
@@ -128,9 +126,9 @@ class Subscription:
         """The step that it takes next: that of all at its place, but for the first and the last of one with a limit."""
         if self.left is None:
             return self._stream.step(self.place)
-        if not self._is_fresh and (step := self._stream.step(self.place)).events < self.left:
+        if self.bytes and (step := self._stream.step(self.place)).events < self.left:
             return step
-        return self._stream.limited(self.place, self.left, is_first=self._is_fresh)
+        return self._stream.limited(self.place, self.left, is_first=not self.bytes)
 
     def take(self, step: Step, now: float) -> None:
         """Move on, and give its bytes to the outlet. Only while it is not held."""
@@ -149,7 +147,6 @@ class Subscription:
             self.bytes += len(step.body)
             if self.left is not None:
                 self.left -= step.events
-            self._is_fresh = False
             self.has_moved = step.has_moved
         elif step.has_moved:
             self.has_moved = True
@@ -174,7 +171,7 @@ class Subscription:
         """What is said at an end for this reason, beside what the log says: that the token has expired."""
         if self.reason != "expired":
             return b""
-        return self._stream.last_words(self.place, self.reason, is_first=self._is_fresh)
+        return self._stream.last_words(self.place, self.reason, is_first=not self.bytes)
 
     def fail(self, error: Exception) -> None:
         """Nothing more can be given, by a fault of ours: the client comes back with its cursor."""
