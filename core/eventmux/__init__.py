@@ -6,6 +6,7 @@ from pluggy import HookimplMarker
 
 from .errors import DefinitionError, SourceError
 from .event import Event, EventOf
+from .inbox import Inbox
 from .policy import Bounds
 from .signature import ConfigOnly, Context
 from .source import Source, source
@@ -19,6 +20,7 @@ __all__ = [
     "DefinitionError",
     "Event",
     "EventOf",
+    "Inbox",
     "Source",
     "SourceError",
     "hookimpl",

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from .errors import EventmuxError, TooLargeError
+from .errors import EventmuxError, FullError, TooLargeError
 from .hub import Hub
 from .settings import Settings, load_settings
 from .web import catalog, dashboard, openapi, status, streams, trial
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from starlette.types import Lifespan
 
 log = logging.getLogger("eventmux")
+
+RETRY_AFTER = 2  # seconds, where there is no room for what is no stream
 
 
 def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
@@ -92,6 +94,9 @@ async def _drain_at_exit(hub: Hub) -> None:
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
     status = getattr(error, "status", 500)
-    # Whoever sends too much is not read to the end: the connection is closed on them.
-    headers = {"connection": "close"} if status == TooLargeError.status else None
+    headers = {}
+    if isinstance(error, TooLargeError):  # who sends too much is not read to the end: the connection is closed on them
+        headers["connection"] = "close"
+    elif isinstance(error, FullError):
+        headers["retry-after"] = str(RETRY_AFTER)
     return JSONResponse({"detail": str(error)}, status, headers)

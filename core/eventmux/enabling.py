@@ -78,6 +78,9 @@ class Enabling:
             yield from self._parameter_problems((*at, "defaults"), source, plugin, defaults)
             for both in params.keys() & defaults.keys():
                 yield self._document.problem((*at, "defaults", both), "is fixed under params: leave one out", key=True)
+            if source.takes and section.get("shared") is False:
+                text = f"source {used!r} takes events from outside, which are for all: leave it shared"
+                yield self._document.problem((*at, "shared"), text)
             yield from self._pipe_problems((*at, "pipe"), source, section.get("pipe"))
         elif not self._unset(name) and not self._why_missing(used):
             disabled = [plugin.name for plugin in self._plugins.found if plugin.state == "disabled"]

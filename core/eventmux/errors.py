@@ -46,6 +46,12 @@ class UnknownSourceError(EventmuxError):
         super().__init__(f"no source {'' if is_stream else 'or stream '}{shown!r}{remedy}")
 
 
+class TakesNothingError(EventmuxError):
+    """An event is published to a source that takes none."""
+
+    status = 404
+
+
 class UnavailableError(EventmuxError):
     """A source is enabled and cannot run; the text says why and what to do."""
 

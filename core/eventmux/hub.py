@@ -71,6 +71,20 @@ class Hub:
         place = tuple([view.at for view in views])
         return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
+    def publish(self, want: Wanted, message: BaseModel) -> None:
+        """Give `message` to the run of a source that takes events. Raises FullError where there is no room for it."""
+        if self.is_draining:
+            raise FullError("the service is shutting down")
+        self._fanout.begin()
+        self._runs.relieve()
+        opened: list[Run] = []
+        run = self._current_or_new(want, Start(), "", opened)
+        try:
+            self._runs.publish(run, message)
+        except BaseException:
+            self._undo([], opened)
+            raise
+
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
         """The stream of all who want the same of the same logs."""
         logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]

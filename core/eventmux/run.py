@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from . import sse
 from .errors import SourceError
+from .inbox import Inbox
 from .operators import piped
 from .signature import Context
 from .turn import Turn
@@ -56,6 +57,7 @@ class Run:
         self._pulse = pulse
         self.principal = principal
         self.size = len(fingerprint(parameters))  # bytes that a client has sent
+        self.inbox: Inbox[BaseModel] | None = Inbox() if enabled.source.takes else None
         self.state: State = "idle"
         self._on_over = on_over
         self._failures = 0
@@ -173,7 +175,7 @@ class Run:
         log_of_source = logging.getLogger(f"eventmux.source.{self.enabled.name}")
         context = Context(self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source)
         turn, task = Turn(self._pulse), self._task
-        async with piped(source, source.run(self.parameters, context), self.enabled.pipe) as events:
+        async with piped(source, source.run(self.parameters, context, self.inbox), self.enabled.pipe) as events:
             async for event in events:
                 if self._task is not task:
                     return  # it has been stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from .fanout import Fanout
     from .policy import Limits
 
+log = logging.getLogger("eventmux.run")
+
+PUBLISHED_SECONDS = 1.0  # that a run lasts at least, for what is published to it
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 FEW = 4  # runs of a source that are compared one by one, the newest first
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
@@ -154,15 +158,35 @@ class Runs:
         if linger <= 0 or self.is_draining:
             self._expire(run)
             return
-        if expiry := self._expiries.pop(run, None):
-            expiry.cancel()
-        self._expiries[run] = asyncio.get_running_loop().call_later(linger, self._expire, run)
+        self._linger(run, linger)
         if not run.enabled.shared:
             # Finished runs cost memory, running ones more than that: neither pushes out the other.
             left = self._finished if run.state == "over" else self._detached
             left[run] = None
             if len(left) > self._limits.detached:
                 self._expire(next(iter(left)))
+
+    def publish(self, run: Run, message: BaseModel) -> None:
+        """Put `message` in the run's inbox; it is started for that. Raises FullError where there is no room."""
+        assert run.inbox is not None  # noqa: S101 - the source takes something, or has no such route
+        self.keep(run)
+        try:
+            run.inbox.put(message)
+        finally:
+            if not run.channel.streams:
+                self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
+
+    def _linger(self, run: Run, seconds: float) -> None:
+        if expiry := self._expiries.pop(run, None):
+            expiry.cancel()
+        self._expiries[run] = asyncio.get_running_loop().call_later(seconds, self._lingered, run, _taken(run))
+
+    def _lingered(self, run: Run, taken: int) -> None:
+        """It goes on for as long as it takes what was published to it."""
+        if run.inbox and taken != run.inbox.taken:
+            self._linger(run, PUBLISHED_SECONDS)
+        else:
+            self._expire(run)
 
     def _expire(self, run: Run) -> None:
         """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty."""
@@ -195,6 +219,8 @@ class Runs:
     def forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
         self._stop(run)
+        if run.inbox:
+            log.warning("source %s is gone with %d published events it had not taken", run.enabled.name, len(run.inbox))
         if self._runs[run.enabled.name].pop(run.channel.epoch, None):
             self._parameters -= run.size
         key = _key(run.enabled, run.parameters)
@@ -233,6 +259,10 @@ class Runs:
             self.forget(run)
         while self._closing:
             await asyncio.wait(self._closing)
+
+
+def _taken(run: Run) -> int:
+    return run.inbox.taken if run.inbox else 0
 
 
 def _key(enabled: EnabledSource, parameters: BaseModel) -> tuple[str, bytes]:

@@ -19,6 +19,7 @@ from typing_extensions import TypeAliasType
 
 from .errors import DefinitionError
 from .event import Event, EventOf
+from .inbox import Inbox
 
 RESERVED_PARAMETERS = frozenset({"sources", "last_event_id", "since", "limit", "events", "qualify", "ticket"})
 
@@ -49,14 +50,16 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Signature:
     """`parameters`: a model of them, `extra="forbid"`. `events`: the classes that may be yielded, with their names.
-    `relays`: whether ServerSentEvent may be, too. `context`: the parameter that receives it. `config_only`: the
-    parameters that clients cannot set.
+    `relays`: whether ServerSentEvent may be, too. `context` and `inbox`: the parameters that receive these. `takes`:
+    what may be published to it. `config_only`: the parameters that clients cannot set.
     """
 
     parameters: type[BaseModel]
     events: Mapping[type[Event], str]
     relays: bool = False
     context: str | None = None
+    inbox: str | None = None
+    takes: type[BaseModel] | None = None
     config_only: frozenset[str] = frozenset()
 
 
@@ -71,11 +74,17 @@ def read_signature(function: Callable[..., Any], check: Callable[..., None] | No
     contexts = [parameter for parameter, hint in hints.items() if hint is Context]
     if len(contexts) > 1:
         raise DefinitionError(f"parameters {' and '.join(contexts)} are both a Context: keep one")
+    inboxes = {parameter: _taken(hint) for parameter, hint in hints.items() if _is_inbox(hint)}
+    if len(inboxes) > 1:
+        raise DefinitionError(f"parameters {' and '.join(inboxes)} are both an Inbox: keep one")
+    inbox, takes = next(iter(inboxes.items()), (None, None))
     return Signature(
         parameters=_parameters(function, hints, check),
         events=events,
         relays=relays,
         context=contexts[0] if contexts else None,
+        inbox=inbox,
+        takes=takes,
         config_only=frozenset(parameter for parameter, hint in hints.items() if _is_config_only(hint)),
     )
 
@@ -90,6 +99,18 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         ) from error
     except (SyntaxError, TypeError, AttributeError) as error:
         raise DefinitionError(f"its annotations cannot be read: {error}") from error
+
+
+def _is_inbox(hint: Any) -> bool:
+    return hint is Inbox or get_origin(hint) is Inbox
+
+
+def _taken(hint: Any) -> type[BaseModel]:
+    """What an Inbox is of."""
+    kind = next(iter(get_args(hint)), None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        raise DefinitionError("say what its Inbox is of: Inbox[Message], where Message is a pydantic model or an Event")
+    return kind
 
 
 def _is_config_only(hint: Any) -> bool:
@@ -154,7 +175,7 @@ def _parameters(
             raise DefinitionError(f"parameter {parameter.name!r} has no annotation: say its type")
         if parameter.name in RESERVED_PARAMETERS:
             raise DefinitionError(f"parameter {parameter.name!r} is a word of the service: give it another name")
-        if hints[parameter.name] is not Context:
+        if hints[parameter.name] is not Context and not _is_inbox(hints[parameter.name]):
             fields[parameter.name] = (
                 hints[parameter.name],
                 ... if parameter.default is parameter.empty else parameter.default,

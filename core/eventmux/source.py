@@ -13,6 +13,7 @@ from sse_starlette import ServerSentEvent
 
 from .errors import DefinitionError, UndeclaredEventError
 from .event import Event, event_type
+from .inbox import Inbox
 from .policy import Bounds, Policy
 from .signature import Context, read_signature
 
@@ -37,6 +38,8 @@ class Source(Generic[P]):
     relays: bool
     context: str | None
     config_only: frozenset[str]
+    inbox: str | None = None
+    takes: type[BaseModel] | None = None
     policy: Policy = field(default_factory=Policy)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Any]:
@@ -53,11 +56,15 @@ class Source(Generic[P]):
         allowed = ", ".join([kind.__name__ for kind in self.events] + ["ServerSentEvent"] * self.relays)
         raise UndeclaredEventError(f"it yielded {type(event).__name__}, and its annotation allows {allowed}")
 
-    def run(self, parameters: BaseModel, context: Context) -> AsyncIterator[Event | ServerSentEvent]:
+    def run(
+        self, parameters: BaseModel, context: Context, inbox: Inbox[Any] | None = None
+    ) -> AsyncIterator[Event | ServerSentEvent]:
         """One execution with validated parameters."""
         arguments: dict[str, Any] = {name: getattr(parameters, name) for name in self.parameters.model_fields}
         if self.context:
             arguments[self.context] = context
+        if self.inbox:
+            arguments[self.inbox] = inbox
         run: Callable[..., AsyncIterator[Any]] = self.function
         return run(**arguments)
 
@@ -98,6 +105,8 @@ def source(
 
     def read(function: Callable[P, AsyncIterator[Any]]) -> Source[P]:
         made = _read(function, name, check)
+        if made.takes and not shared:
+            raise DefinitionError(f"source {made.name!r}: what is published is for all: write @source(shared=True)")
         return replace(made, policy=Policy(shared=shared, once=once, linger=linger, history=history))
 
     return read if function is None else read(function)
@@ -117,6 +126,8 @@ def _read(function: Callable[P, AsyncIterator[Any]], name: str | None, check: Ca
             events=read.events,
             relays=read.relays,
             context=read.context,
+            inbox=read.inbox,
+            takes=read.takes,
             config_only=read.config_only,
         )
     except DefinitionError as error:

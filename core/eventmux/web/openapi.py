@@ -18,6 +18,7 @@ VERSION = "3.2.0"
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
+_PROBLEM: Schema = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _CONTROL_EVENTS: dict[str, Schema] = {
     "stream.gap": {
         "reason": {"enum": ["evicted", "restarted", "unknown", "lagged"]},
@@ -54,6 +55,24 @@ def source_operation(enabled: EnabledSource, method: str) -> Schema:
         [enabled],
         tag="sources",
     )
+
+
+def publish_operation(enabled: EnabledSource) -> Schema:
+    return {
+        "summary": f"Publish to {enabled.name}",
+        "description": "The parameters in the query say which run it is for, as they do for its readers.",
+        "tags": ["sources"],
+        "parameters": _query_parameters(enabled),
+        "requestBody": {
+            "required": True,
+            "content": {formats.JSON: {"schema": {"$ref": f"#/components/schemas/{enabled.name}.takes"}}},
+        },
+        "responses": {
+            "202": {"description": "It is on its way to the source"},
+            **_problems(),
+            "503": {"description": "The source is unavailable, or does not keep up", "content": _PROBLEM},
+        },
+    }
 
 
 def stream_operation(name: str, members: Sequence[EnabledSource], method: str) -> Schema:
@@ -122,7 +141,6 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
         lines.append({"properties": {"event": _TEXT, "data": _TEXT}})
     items += [_sse_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
     lines += [_line_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
-    problem = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "200": {
             "description": "The stream. `Accept` chooses between SSE, JSON lines and, with a bound, a JSON array.",
@@ -133,11 +151,19 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
             },
         },
         "204": {"description": "Every source of the stream has ended for this cursor: do not come back."},
-        "404": {"description": "No such source", "content": problem},
-        "413": {"description": "Body or query too large", "content": problem},
-        "415": {"description": "Body not sent as JSON", "content": problem},
-        "422": {"description": "Wrong parameters", "content": problem},
-        "503": {"description": "A source is unavailable", "content": problem},
+        "404": {"description": "No such source", "content": _PROBLEM},
+        **_problems(),
+        "503": {"description": "A source is unavailable, or, for who is no EventSource, no room", "content": _PROBLEM},
+    }
+
+
+def _problems() -> Schema:
+    """What every route answers that takes parameters and a body."""
+    return {
+        "403": {"description": "A page of an origin that is not allowed", "content": _PROBLEM},
+        "413": {"description": "Body or query too large", "content": _PROBLEM},
+        "415": {"description": "Body not sent as JSON", "content": _PROBLEM},
+        "422": {"description": "Wrong parameters", "content": _PROBLEM},
     }
 
 
@@ -214,6 +240,10 @@ def _components(catalog: Catalog) -> dict[str, Schema]:
             schema = kind.model_json_schema(ref_template=ref, mode="serialization")
             found |= _definitions(f"{enabled.name}.model", schema)
             found[_component(enabled.name, event)] = _hoisted(schema)
+        if enabled.source.takes:
+            schema = enabled.source.takes.model_json_schema(ref_template=_ref(f"{enabled.name}.takes"))
+            found |= _definitions(f"{enabled.name}.takes", schema)
+            found[f"{enabled.name}.takes"] = _hoisted(schema)
     return found
 
 

@@ -17,6 +17,7 @@ from ..hub import Start
 from ..stream import Selection
 from . import formats, openapi, parameters
 from .index import Index
+from .publish import publishing, unknown
 from .response import EventStream
 from .visits import Caller, Visits
 
@@ -71,6 +72,21 @@ def add_routes(
     for name, members in catalog.streams.items():
         wanted = [catalog.sources[member] for member in members]
         add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
+    for name, enabled in catalog.sources.items():
+        if enabled.source.takes:
+            app.router.add_api_route(
+                f"/publish/{name}",
+                publishing(enabled, hub, visits),
+                methods=["POST"],
+                name=f"{name} publish",
+                operation_id=f"{name}_publish",
+                status_code=202,
+                response_class=Response,
+                response_model=None,
+                openapi_extra=openapi.publish_operation(enabled),
+                dependencies=dependencies,
+            )
+    app.router.add_api_route("/publish/{name}", unknown(catalog), methods=["POST"], include_in_schema=False)
     app.router.add_api_route(
         "/sse/{name}",
         streams.unknown,

@@ -1,0 +1,46 @@
+"""What is published to a run and not taken yet. Who publishes, and what becomes of it, is not said here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+from .errors import FullError
+
+T = TypeVar("T")
+
+ROOM = 1_000  # messages that may wait
+
+
+class Inbox(Generic[T]):
+    """A source with a parameter `inbox: Inbox[Message]` takes events from outside: `async for message in inbox`.
+
+    It never ends, has one reader, and outlives the generator: one that is started again goes on with what waits.
+    `taken` counts what was taken so far.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._waiting: deque[T] = deque()
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, message: T) -> None:
+        """Raises FullError if the source takes less than it is given."""
+        if len(self._waiting) >= ROOM:
+            raise FullError(f"{ROOM} published events wait already: the source does not keep up")
+        self._waiting.append(message)
+        self._news.set()
+
+    def __aiter__(self) -> Inbox[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._waiting:
+            self._news.clear()
+            await self._news.wait()
+        self.taken += 1
+        return self._waiting.popleft()
