@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pluggy import HookimplMarker
 
-from .errors import DefinitionError, SourceError
+from .access import Principal
+from .errors import AuthenticationError, DefinitionError, SourceError
 from .event import Event, EventOf
 from .policy import Bounds
 from .signature import ConfigOnly, Context
@@ -13,12 +14,14 @@ from .source import Source, source
 hookimpl = HookimplMarker("eventmux")
 
 __all__ = [
+    "AuthenticationError",
     "Bounds",
     "ConfigOnly",
     "Context",
     "DefinitionError",
     "Event",
     "EventOf",
+    "Principal",
     "Source",
     "SourceError",
     "hookimpl",

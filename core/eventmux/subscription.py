@@ -40,6 +40,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "__weakref__",
         "_fanout",
         "_is_ended",
         "_is_fresh",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from ..catalog import MAX_SOURCES, Catalog, EnabledSource
+from ..catalog import MAX_SOURCES, EnabledSource
 from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
 from ..hub import Wanted
 
@@ -25,6 +25,12 @@ MAX_QUERY = 32 * 1024
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]
+
+
+class Sources(Protocol):
+    """Where a source is found by its name: the catalog, or what somebody has of it."""
+
+    def source(self, name: str) -> EnabledSource: ...
 
 
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)", re.ASCII)
@@ -123,7 +129,7 @@ def _check_events(names: Sequence[str] | None, wanted: Sequence[EnabledSource]) 
         refuse([error(("query", "events"), text, ",".join(names))])
 
 
-def take_selection(query: Query, catalog: Catalog) -> list[EnabledSource]:
+def take_selection(query: Query, catalog: Sources) -> list[EnabledSource]:
     """`sources=a,b`. Raises UnknownSourceError; refuses an empty one, too many, and one source twice."""
     if "sources" not in query:
         refuse(
@@ -133,7 +139,7 @@ def take_selection(query: Query, catalog: Catalog) -> list[EnabledSource]:
     return select([name for name in names if name], catalog, ("query", "sources"))
 
 
-def select(names: Sequence[str], catalog: Catalog, loc: tuple[str, ...]) -> list[EnabledSource]:
+def select(names: Sequence[str], catalog: Sources, loc: tuple[str, ...]) -> list[EnabledSource]:
     if not names:
         refuse([error(loc, "Name at least one source", None)])
     if len(names) > MAX_SOURCES:

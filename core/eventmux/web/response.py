@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sse_starlette import EventSourceResponse
 from starlette.responses import JSONResponse, Response
 
+from ..access import EVERYBODY
 from ..errors import FullError
 from .direct import DirectOutlet
 from .formats import SSE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from ..access import Principal
     from ..subscription import Subscription
     from .formats import Format
     from .outlet import Delivery
@@ -50,14 +52,22 @@ class EventStream(EventSourceResponse):
     no task group, no queue, no frame made twice.
 
     `subscribe` is called when the response starts; the subscription is closed when it is over, however it ends.
+    `principal`: whom it serves.
     """
 
-    def __init__(self, subscribe: Callable[[], Subscription], form: Format, delivery: Delivery) -> None:
+    def __init__(
+        self,
+        subscribe: Callable[[], Subscription],
+        form: Format,
+        delivery: Delivery,
+        principal: Principal = EVERYBODY,
+    ) -> None:
         self.__dict__.update(_blank(form.media_type))
         self.raw_headers = list(self.raw_headers)
         self._subscribe = subscribe
         self._format = form
         self._delivery = delivery
+        self.principal = principal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":

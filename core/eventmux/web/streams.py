@@ -6,13 +6,13 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.dependencies.utils import get_dependant
 
 from ..cursor import Cursor, parse_cursor
-from ..errors import UnknownSourceError
+from ..errors import FullError
 from ..hub import Start
 from ..stream import Selection
 from . import formats, openapi, parameters
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, params
     from fastapi.dependencies.models import Dependant
 
+    from ..access import Principal
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
+    from .auth import Access, Guard
     from .outlet import Delivery
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
@@ -33,19 +35,24 @@ Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def add_routes(
-    app: FastAPI, catalog: Catalog, hub: Hub, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
+    app: FastAPI,
+    catalog: Catalog,
+    hub: Hub,
+    delivery: Delivery,
+    guard: Guard,
+    dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
 
     With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
     """
-    streams, index = Streams(catalog, hub, delivery), Index()
+    streams, index = Streams(catalog, hub, delivery, guard), Index()
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
         for method in ("GET", "POST", "HEAD"):
             app.router.add_api_route(
                 path,
-                endpoint,
+                streams.turning_away(endpoint),
                 methods=[method],
                 name=f"{name} {method}",
                 operation_id=f"{name}_{method.lower()}",
@@ -63,10 +70,10 @@ def add_routes(
         add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
     for name, members in catalog.streams.items():
         wanted = [catalog.sources[member] for member in members]
-        add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
+        add(f"/sse/{name}", streams.named(name, wanted), name, partial(openapi.stream_operation, name, wanted))
     app.router.add_api_route(
         "/sse/{name}",
-        streams.unknown,
+        streams.turning_away(streams.unknown),
         methods=["GET", "POST", "HEAD"],
         include_in_schema=False,
         dependencies=dependencies,
@@ -92,41 +99,65 @@ def _all_of(dependant: Dependant) -> list[Dependant]:
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery) -> None:
+    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery, guard: Guard) -> None:
         self._catalog = catalog
         self._hub = hub
         self._delivery = delivery
+        self._guard = guard
 
     async def merged(self, request: Request) -> Response:
+        access = await self._access(request)
         query = parameters.read_query(request)
         if request.method == "POST":
             body = await _body_of_sources(request)
-            selected = parameters.select(list(body), self._catalog, ("body", "sources"))
-            return self._open(request, query, selected, body)
-        return self._open(request, query, parameters.take_selection(query, self._catalog))
+            selected = parameters.select(list(body), access, ("body", "sources"))
+            return self._open(request, access.principal, query, selected, body)
+        return self._open(request, access.principal, query, parameters.take_selection(query, access))
 
     def one(self, enabled: EnabledSource) -> Endpoint:
         async def stream(request: Request) -> Response:
+            access = await self._access(request)
+            access.check(enabled.name, [enabled.name])
             body = {enabled.name: await parameters.read_body(request)} if request.method == "POST" else None
-            return self._open(request, parameters.read_query(request), [enabled], body, at=("body",))
+            query = parameters.read_query(request)
+            return self._open(request, access.principal, query, [enabled], body, at=("body",))
 
         return stream
 
-    def named(self, members: Sequence[EnabledSource]) -> Endpoint:
+    def named(self, name: str, members: Sequence[EnabledSource]) -> Endpoint:
         async def stream(request: Request) -> Response:
+            access = await self._access(request)
+            access.check(name, [member.name for member in members])
             body = await _body_of_sources(request) if request.method == "POST" else None
             if body:
                 _refuse_strangers(body, members)
-            return self._open(request, parameters.read_query(request), members, body)
+            return self._open(request, access.principal, parameters.read_query(request), members, body)
 
         return stream
 
     async def unknown(self, request: Request) -> Response:
-        raise UnknownSourceError(request.path_params["name"], [*self._catalog.sources, *self._catalog.streams])
+        raise (await self._access(request)).unknown(request.path_params["name"])
+
+    async def _access(self, request: Request) -> Access:
+        """First of all who asks: nobody else learns what is there, or what would be wrong with it."""
+        return self._guard.access(await self._guard.authenticate(request, by_ticket=True), self._catalog)
+
+    def turning_away(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, and what a client is told who cannot be served before a stream is made for it."""
+
+        async def stream(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except FullError as full:
+                media_type = formats.media_type(request.headers.get("accept", ""))
+                return EventStream(partial(_raise, full), formats.format_of(media_type, qualify=False), self._delivery)
+
+        return stream
 
     def _open(
         self,
         request: Request,
+        principal: Principal,
         query: parameters.Query,
         enabled: Sequence[EnabledSource],
         body: Mapping[str, Any] | None = None,
@@ -144,13 +175,18 @@ class Streams:
         cursor = _cursor(request, words.last_event_id)
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
-        start = Start(cursor, words.since_time(time.time()))
+        start = Start(cursor, words.since_time(time.time()), principal.id)
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
-        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE)
-        return EventStream(lambda: self._hub.subscribe(wanted, start, selection), form, self._delivery)
+        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE, mark=principal.mark)
+        subscribe = self._guard.opening(request, lambda: self._hub.subscribe(wanted, start, selection))
+        return EventStream(subscribe, form, self._delivery, principal)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _cursor(request: Request, word: str | None) -> Cursor | None:
