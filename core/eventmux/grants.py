@@ -17,17 +17,19 @@ from .jwks import read_keys
 Fault = tuple[Loc, str]
 
 
-def faults(auth: AuthConfig, names: Collection[str], directory: Path, *, is_hooked: bool) -> Iterator[Fault]:
+def faults(
+    auth: AuthConfig, names: Collection[str], streams: Collection[str], directory: Path, *, is_hooked: bool
+) -> Iterator[Fault]:
     """`names`: of the enabled sources. `is_hooked`: whether a plugin has a way of its own."""
     if not (auth.tokens or auth.jwt or auth.anonymous or is_hooked):
         yield (), "it lets nobody in: add tokens, jwt or anonymous, or a plugin with the hook authenticate"
     yield from _twice(auth)
     for index, token in enumerate(auth.tokens):
-        yield from _names(("tokens", index), token, names)
+        yield from _names(("tokens", index), token, names, streams)
         if not token.name.isprintable():
             yield ("tokens", index, "name"), "it has letters that cannot be shown: write it without"
     if auth.anonymous:
-        yield from _names(("anonymous",), auth.anonymous, names)
+        yield from _names(("anonymous",), auth.anonymous, names, streams)
     if auth.jwt:
         yield from _web_tokens(auth.jwt, directory)
 
@@ -38,17 +40,18 @@ def _twice(auth: AuthConfig) -> Iterator[Fault]:
     named: dict[str, int] = {}
     for index, token in enumerate(auth.tokens):
         if (first := named.setdefault(token.name, index)) != index:
-            yield ("tokens", index, "name"), f"the name of token {first + 1}, too: give each its own"
+            yield ("tokens", index, "name"), f"the name of tokens[{first}], too: give each its own"
         if (first := tokens.setdefault(token.token.get_secret_value(), index)) != index:
             yield ("tokens", index, "token"), f"the same as that of {auth.tokens[first].name!r}: give each its own"
 
 
-def _names(loc: Loc, granted: Granted, names: Collection[str]) -> Iterator[Fault]:
+def _names(loc: Loc, granted: Granted, names: Collection[str], streams: Collection[str]) -> Iterator[Fault]:
     """A pattern may be there for sources that are still to come; a name that no source has is a mistake."""
     for key in ("read", "publish"):
         for index, pattern in enumerate(getattr(granted, key)):
             if not set(pattern) & set("*?") and pattern not in names:
-                yield (*loc, key, index), f"no source {pattern!r}{suggestion(pattern, names)}"
+                why = f"{pattern!r} is a stream: name its sources" if pattern in streams else ""
+                yield (*loc, key, index), why or f"no source {pattern!r}{suggestion(pattern, names)}"
 
 
 def _web_tokens(config: JwtConfig, directory: Path) -> Iterator[Fault]:

@@ -150,7 +150,7 @@ def _auth_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
     """Faults of the meaning of `auth`, if its types are right and its variables set; else those come first."""
     if "auth" not in document.value or any(loc[:1] == ("auth",) for loc in document.unset):
         return
-    given, sources = document.value["auth"], document.value["sources"]
+    given = document.value["auth"]
     if given is None:  # which would leave everything open
         yield document.problem(("auth",), "it is empty: say who may read, or leave the key out", key=True)
         return
@@ -158,8 +158,11 @@ def _auth_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
         auth = AuthConfig.model_validate(given)
     except ValidationError:
         return
-    names = {name for name in sources if isinstance(name, str)} if isinstance(sources, dict) else set()
-    for loc, text in faults(auth, names, Path(document.file).parent, is_hooked=bool(plugins.guards)):
+    names, streams = (
+        {name for name in section if isinstance(name, str)} if isinstance(section, dict) else set()
+        for section in (document.value["sources"], document.value.get("streams"))
+    )
+    for loc, text in faults(auth, names, streams, Path(document.file).parent, is_hooked=bool(plugins.guards)):
         yield document.problem(("auth", *loc), text)
 
 
