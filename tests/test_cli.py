@@ -216,7 +216,9 @@ def test_nobody_else_can_reach_a_service_that_asks_for_no_token(
     config: Any, text: str, options: tuple[str, ...]
 ) -> None:
     (line,) = refused("serve", *options, cwd=config(text))
-    assert "nobody is asked for a token: add --insecure if that is meant" in line
+    assert (
+        "nobody is asked for a token: say in plugins.yaml under auth who may read, or add --insecure if all may" in line
+    )
 
 
 def test_a_host_with_a_nul_is_one_clear_line(config: Any) -> None:

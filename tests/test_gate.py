@@ -156,15 +156,12 @@ def test_every_origin_may_read_where_all_are_allowed_and_then_without_cookies() 
 
 
 def test_other_rules_hold_at_once() -> None:
-    gate: list[Gate] = []
-    with running(
-        settings_of(paid),
-        prepare=lambda app: gate.append(app.user_middleware[0].cls.__self__),  # type: ignore[union-attr]
-    ) as service:
+    with running(settings_of(paid)) as service:
+        gate: Gate = service.app.state.gate
         assert service.get("/sse/paid", headers={"origin": EVIL}).status_code == 403
-        gate[0].apply(Config(cors=CorsConfig(origins=[EVIL])))
+        gate.apply(Config(cors=CorsConfig(origins=[EVIL])))
         assert service.get("/sse/paid", headers={"origin": EVIL}).status_code == 200
-        gate[0].apply(Config(server=ServerConfig(trusted_hosts=["example.com"])))
+        gate.apply(Config(server=ServerConfig(trusted_hosts=["example.com"])))
         assert service.get("/sse/paid", headers={"origin": EVIL}).status_code == 400
 
 

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from sse_starlette import ServerSentEvent
 
 from eventmux import Event, source
-from eventmux.cursor import Cursor, CursorWriter, Position, parse_cursor, private_epoch, shared_epoch
+from eventmux.cursor import (
+    MARK,
+    Cursor,
+    CursorWriter,
+    Position,
+    mark_of,
+    new_proof,
+    parse_cursor,
+    private_epoch,
+    shared_epoch,
+)
 from eventmux.sse import Frame, block, data, encode, qualified
 from whatwg import Message, Parser, parse
 
@@ -85,11 +95,20 @@ NAMES = st.from_regex(r"[a-z][a-z0-9]{0,7}(-[a-z0-9]{1,4})?", fullmatch=True)
 OFFSETS = st.none() | st.integers(min_value=0, max_value=10**12)
 
 
-@given(st.lists(st.tuples(NAMES, st.booleans(), OFFSETS), min_size=1, max_size=8, unique_by=lambda item: item[0]))
-def test_a_cursor_comes_back_equal(sources: list[tuple[str, bool, int | None]]) -> None:
+MARKS = st.sampled_from([(b"", None), (MARK, "")]) | st.builds(new_proof).map(lambda proof: (mark_of(proof), proof))
+
+
+@given(
+    st.lists(st.tuples(NAMES, st.booleans(), OFFSETS), min_size=1, max_size=8, unique_by=lambda item: item[0]), MARKS
+)
+def test_a_cursor_comes_back_equal(
+    sources: list[tuple[str, bool, int | None]], marked: tuple[bytes, str | None]
+) -> None:
     private = private_epoch()
     positions = [(name, private if is_private else shared_epoch(), offset) for name, is_private, offset in sources]
-    cursor = parse_cursor(CursorWriter(positions).text().decode())
+    text, mark = marked
+    cursor = parse_cursor(CursorWriter(positions, text).text().decode())
+    assert mark == cursor.mark
     for name, epoch, offset in positions:
         if offset is None:
             assert cursor.has_ended(name)
@@ -107,14 +126,17 @@ def test_a_cursor_from_anywhere_is_read_or_refused_and_never_breaks(text: str) -
 @given(
     st.lists(st.booleans(), min_size=5, max_size=5),
     st.lists(st.integers(min_value=0, max_value=9_999_999), min_size=5, max_size=5),
+    st.sampled_from([b"", MARK]),
 )
-def test_a_cursor_of_five_sources_passes_cors_without_preflight(private: list[bool], offsets: list[int]) -> None:
+def test_a_cursor_of_five_sources_passes_cors_without_preflight(
+    private: list[bool], offsets: list[int], mark: bytes
+) -> None:
     epoch = private_epoch()
     names = ["counters", "messages", "readings", "tweets-x", "zebras-y"]
     epochs = [epoch if is_private else shared_epoch() for is_private in private]
     # The private ones of a request stand side by side where the client asks for them so; at worst they do not, and
     # then the epoch is still written once.
-    text = CursorWriter(list(zip(names, epochs, offsets, strict=True))).text()
+    text = CursorWriter(list(zip(names, epochs, offsets, strict=True)), mark).text()
     assert len(text) <= 128
     assert not set(text) & set(b'"():<>?@[\\]{}\x7f')
     assert all(32 < byte < 127 for byte in text)
@@ -132,7 +154,26 @@ def test_a_cursor_is_moved_and_ended_by_source() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".1", "a=.1", "a=E.1,a=E.2", "E.1,F.2", "E.x", "E.-1", "E.1!", "A!", "E.1 ", "E." + "9" * 19]
+    "text",
+    [
+        "",
+        ".1",
+        "a=.1",
+        "a=E.1,a=E.2",
+        "E.1,F.2",
+        "E.x",
+        "E.-1",
+        "E.1!",
+        "A!",
+        "E.1 ",
+        "E." + "9" * 19,
+        "~",
+        "~~E.1",
+        "~short~E.1",
+        "~AAAAAAAA~",
+        "E.1~",
+        "a=~E.1",
+    ],
 )
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="cursor"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pluggy import HookimplMarker
 
-from .errors import DefinitionError, SourceError
+from .access import Principal
+from .errors import AuthenticationError, DefinitionError, SourceError
 from .event import Event, EventOf
 from .inbox import Inbox
 from .policy import Bounds
@@ -14,6 +15,7 @@ from .source import Source, source
 hookimpl = HookimplMarker("eventmux")
 
 __all__ = [
+    "AuthenticationError",
     "Bounds",
     "ConfigOnly",
     "Context",
@@ -21,6 +23,7 @@ __all__ = [
     "Event",
     "EventOf",
     "Inbox",
+    "Principal",
     "Source",
     "SourceError",
     "hookimpl",

@@ -13,10 +13,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
 
-from .errors import EventmuxError, FullError, TooLargeError
+from .errors import EventmuxError
 from .hub import Hub
 from .settings import Settings, load_settings
-from .web import catalog, dashboard, openapi, status, streams, trial
+from .web import auth, catalog, dashboard, openapi, status, streams, trial
+from .web.auth import Guard
 from .web.gate import Gate
 from .web.outlet import Delivery
 from .web.visits import Visits
@@ -40,20 +41,23 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     settings = settings or _from_file()
     hub = Hub(settings.limits)
     delivery, visits = Delivery(settings.config.server), Visits(settings.limits)
+    guard, gate = Guard(settings), Gate(settings.config)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(settings, hub, delivery),
+        lifespan=_lifespan(settings, hub, delivery, guard),
     )
-    app.state.hub, app.state.visits = hub, visits
-    app.add_middleware(Gate(settings.config).around)
-    app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
-    app.include_router(catalog.router(settings.catalog, hub))
+    app.state.hub, app.state.visits, app.state.guard, app.state.gate = hub, visits, guard, gate
+    app.include_router(status.router(settings.catalog, hub, settings.plugins.found, guard))
+    app.include_router(catalog.router(settings.catalog, hub, guard))
+    app.include_router(auth.router(guard))
     app.include_router(dashboard.router())
-    streams.add_routes(app, settings.catalog, hub, delivery, visits, dependencies)
+    streams.add_routes(app, settings.catalog, hub, delivery, visits, guard, dependencies)
     app.add_exception_handler(EventmuxError, _refused)
-    openapi.install(app, settings.catalog)
+    openapi.install(app, settings.catalog, guard)
+    app.add_middleware(gate.around)
+    app.add_middleware(auth.TicketFilter)  # the last one added is the outermost
     return app
 
 
@@ -65,7 +69,7 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[FastAPI]:
+def _lifespan(settings: Settings, hub: Hub, delivery: Delivery, guard: Guard) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
         if delivery.is_direct and (reason := await trial.why_not(settings.config.server)):
@@ -79,6 +83,7 @@ def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[Fast
             with suppress(asyncio.CancelledError):
                 await watch
             await hub.close()
+            await guard.close()
             delivery.close()
 
     return lifespan
@@ -93,10 +98,5 @@ async def _drain_at_exit(hub: Hub) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
-    status = getattr(error, "status", 500)
-    headers = {}
-    if isinstance(error, TooLargeError):  # who sends too much is not read to the end: the connection is closed on them
-        headers["connection"] = "close"
-    elif isinstance(error, FullError):
-        headers["retry-after"] = str(RETRY_AFTER)
-    return JSONResponse({"detail": str(error)}, status, headers)
+    assert isinstance(error, EventmuxError)  # noqa: S101 - for mypy; it is what the handler is for
+    return JSONResponse({"detail": str(error)}, error.status, error.headers)

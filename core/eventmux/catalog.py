@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from .access import Principal
 from .errors import MAX_FAULTS, PluginError, UnavailableError, UnknownSourceError
 from .event import Event
 from .operators import Step
@@ -142,6 +143,12 @@ class Catalog:
 
     sources: Mapping[str, EnabledSource]
     streams: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def readable(self, principal: Principal) -> Catalog:
+        """What of it the principal may read; of a stream, only as a whole."""
+        sources = {name: enabled for name, enabled in self.sources.items() if principal.may_read(name)}
+        streams = {name: members for name, members in self.streams.items() if sources.keys() >= set(members)}
+        return Catalog(sources, streams)
 
     def source(self, name: str) -> EnabledSource:
         """Raises UnknownSourceError, with the nearest name."""

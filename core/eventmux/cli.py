@@ -70,9 +70,10 @@ def serve(
     )
     if workers > 1:
         _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
-    if not insecure and not _is_loopback(server.host):
+    if not insecure and not settings.is_guarded and not _is_loopback(server.host):
         _fail(
-            f"host {server.host}: others can reach it, and nobody is asked for a token: add --insecure if that is meant"
+            f"host {server.host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth "
+            "who may read, or add --insecure if all may"
         )
     if strict and (faults := _faults(settings)):
         _fail("--strict: not started, because of", *faults)

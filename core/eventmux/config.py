@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from .access import MAX_PATTERN, MAX_PATTERNS, PATTERN
 from .catalog import MAX_SOURCES
 from .operators import Step
 from .policy import Bounds, Limits, Policy, Restart
@@ -15,7 +16,7 @@ from .source import MAX_NAME, NAME
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
 Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
 Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
-Pattern = Annotated[str, Field(pattern=r"^[a-z0-9*?-]+$", max_length=MAX_NAME)]
+Pattern = Annotated[str, Field(pattern=rf"^{PATTERN.pattern}$", max_length=MAX_PATTERN)]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
@@ -148,8 +149,8 @@ class CorsConfig(Section):
 class Granted(Section):
     """Sources by name or pattern, like `price-*`."""
 
-    read: list[Pattern] = []
-    publish: list[Pattern] = []
+    read: Annotated[list[Pattern], Field(max_length=MAX_PATTERNS)] = []
+    publish: Annotated[list[Pattern], Field(max_length=MAX_PATTERNS)] = []
 
 
 class TokenConfig(Granted):

@@ -3,6 +3,8 @@ r"""Positions and cursors, text to value and back. Which log a position is in, a
 One source:      9fQ2.41                      epoch, dot, the offset of the last event received
 Several:         clock=9fQ2.41,echo=Zk...w.7  each with its name; an epoch equal to the one before is left out: echo=.7
 A run is over:   counter!                     the name alone, so that a 204 needs no memory of the log
+With a token:    ~9fQ2.41                     given to a principal: whoever comes back with it and without a token is
+                                              not let in as nobody. ~Ab3dEf6h~9fQ2.41: its stream was opened by a ticket
 
 All of it is within what CORS lets pass as `Last-Event-ID` without preflight: at most 128 bytes, none of "():<>?@[\]{}
 (WHATWG Fetch, CORS-unsafe request-header byte).
@@ -18,6 +20,7 @@ MAX_CURSOR = 4096  # bytes read from a client; a stream of 32 sources needs less
 
 _POSITION = re.compile(r"(?:(?P<name>[a-z][a-z0-9-]{0,62})=)?(?P<epoch>[\w-]{0,64})\.(?P<offset>\d{1,18})", re.ASCII)
 _ENDED = re.compile(r"(?P<name>[a-z][a-z0-9-]{0,62})!", re.ASCII)
+_MARK = re.compile(r"~(?:(?P<proof>[\w-]{8})~)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,12 @@ NOWHERE = Position("-", 0)  # in a log that there never was
 class Cursor:
     """What a client has of each source: a position, or None where it has seen the end.
 
-    A cursor of one source carries no name; its position stands under the empty one.
+    A cursor of one source carries no name; its position stands under the empty one. `mark`: None for one that nobody
+    had to prove himself for, else the proof that its stream's ticket gave, or "" where there was no ticket.
     """
 
     positions: dict[str, Position | None]
+    mark: str | None = None
 
     def position(self, name: str) -> Position | None:
         """The position of a source that has not ended; None too for one that the cursor does not know."""
@@ -59,7 +64,8 @@ def parse_cursor(text: str) -> Cursor:
         raise ValueError("the cursor is too long")
     positions: dict[str, Position | None] = {}
     epoch = ""
-    for part in text.split(","):
+    mark = _MARK.match(text)
+    for part in text[mark.end() if mark else 0 :].split(","):
         if ended := _ENDED.fullmatch(part):
             name, position = ended["name"], None
         elif match := _POSITION.fullmatch(part):
@@ -74,7 +80,20 @@ def parse_cursor(text: str) -> Cursor:
         positions[name] = position
     if "" in positions and len(positions) > 1:
         raise ValueError("the cursor has a position without a name")
-    return Cursor(positions)
+    return Cursor(positions, (mark["proof"] or "") if mark else None)
+
+
+MARK = b"~"  # before the cursor of a principal that had to prove itself
+
+
+def new_proof() -> str:
+    """48 random bits, of no use without the ticket that they belong to."""
+    return secrets.token_urlsafe(6)
+
+
+def mark_of(proof: str) -> bytes:
+    """What stands before the cursor of a stream that was opened by the ticket with this proof."""
+    return b"~%b~" % proof.encode()
 
 
 SHARED_LETTERS = 4  # of a shared log's epoch; a private one has 22
@@ -93,10 +112,13 @@ def private_epoch() -> str:
 class CursorWriter:
     """The cursor of one stream as bytes, rewritten at every event: only one number changes."""
 
-    __slots__ = ("_epochs", "_names", "_offsets", "_parts", "_prefixes", "_slots")
+    __slots__ = ("_epochs", "_mark", "_names", "_offsets", "_parts", "_prefixes", "_slots")
 
-    def __init__(self, positions: list[tuple[str, str, int | None]]) -> None:
-        """`positions`: (source, epoch, offset) in the order of the stream; offset None for one that has ended."""
+    def __init__(self, positions: list[tuple[str, str, int | None]], mark: bytes = b"") -> None:
+        """`positions`: (source, epoch, offset) in the order of the stream; offset None for one that has ended.
+        `mark`: what stands before them.
+        """
+        self._mark = mark
         # Positions with one epoch stand side by side, so that it is written once: the private runs of a request.
         epochs = [epoch for _, epoch, _ in positions]
         order = sorted(range(len(positions)), key=lambda index: epochs.index(epochs[index]))
@@ -139,4 +161,4 @@ class CursorWriter:
         self._write()
 
     def text(self) -> bytes:
-        return b",".join(self._parts)
+        return self._mark + b",".join(self._parts)

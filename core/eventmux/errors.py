@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 MAX_FAULTS = 20  # faults of one request that are told; the next one is told when these are mended
@@ -14,9 +15,13 @@ MAX_SHOWN = 100  # characters of somebody's text that an error repeats
 
 
 class EventmuxError(Exception):
-    """Base of every error raised on purpose; its text may be shown to the person who caused it."""
+    """Base of every error raised on purpose; its text may be shown to the person who caused it.
+
+    `headers`: what its response has beside the text.
+    """
 
     status = 500
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class DefinitionError(EventmuxError):
@@ -52,6 +57,44 @@ class TakesNothingError(EventmuxError):
     status = 404
 
 
+def _challenge(code: str) -> Mapping[str, str]:
+    """RFC 6750, 3. A request without credentials is not told an error."""
+    error = f', error="{code}"' if code else ""
+    return MappingProxyType({"WWW-Authenticate": f'Bearer realm="eventmux"{error}', "Cache-Control": "no-store"})
+
+
+class ChallengeError(EventmuxError):
+    """A request is refused for who sends it. Its text says the remedy, and never the token."""
+
+
+class CredentialsError(ChallengeError):
+    """A request brings no credentials, and must."""
+
+    status = 401
+    headers = _challenge("")
+
+
+class AuthenticationError(ChallengeError):
+    """The credentials of a request are not valid. A plugin's `authenticate` raises it, and its text is shown."""
+
+    status = 401
+    headers = _challenge("invalid_token")
+
+
+class AmbiguousCredentialsError(ChallengeError):
+    """A request brings credentials in more than one way (RFC 6750, 2)."""
+
+    status = 400
+    headers = _challenge("invalid_request")
+
+
+class ForbiddenError(ChallengeError):
+    """Whoever sends the request is known, and may not."""
+
+    status = 403
+    headers = _challenge("insufficient_scope")
+
+
 class UnavailableError(EventmuxError):
     """A source is enabled and cannot run; the text says why and what to do."""
 
@@ -66,12 +109,15 @@ class FullError(EventmuxError):
     """There is no room now. An EventSource is not told so by a status, on which it would stop for ever."""
 
     status = 503
+    headers = MappingProxyType({"Retry-After": "10"})
 
 
 class TooLargeError(EventmuxError):
     """A request body is over the bound."""
 
     status = 413
+    # Whoever sends too much is not read to the end: the connection is closed on them.
+    headers = MappingProxyType({"connection": "close"})
 
 
 class MediaTypeError(EventmuxError):

@@ -38,6 +38,7 @@ class Plugin:
 
     `state`: `loaded`; `partial` if something that it offers cannot be used; `failed` if nothing can; `disabled`.
     `error` says why, in one line. `distribution` is None for a single file, and `target` then its path.
+    `authenticate`: its hook of this name, if it has one; it returns a list of what each implementation gives.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plugin:
     state: Literal["loaded", "partial", "failed", "disabled"] = "loaded"
     error: str | None = None
     sources: tuple[Source[...], ...] = ()
+    authenticate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:
@@ -70,6 +72,11 @@ class Plugins:
     found: tuple[Plugin, ...]
     offers: Mapping[str, tuple[Source[...], Plugin]]
     contested: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def guards(self) -> list[Plugin]:
+        """Those that say who asks."""
+        return [plugin for plugin in self.found if plugin.authenticate]
 
     @property
     def broken(self) -> list[Plugin]:
@@ -122,16 +129,18 @@ def _import_file(path: Path) -> ModuleType:
 def _load(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
     try:
         target = load()
-        sources, faults = ((target,), []) if isinstance(target, Source) else _registered(target)
+        sources, authenticate, faults = ((target,), None, []) if isinstance(target, Source) else _registered(target)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         log.debug("plugin %s cannot be loaded", plugin.title, exc_info=error)
         return replace(plugin, state="failed", error=_explained(plugin, error))
-    if not sources and not faults:
+    if not sources and not authenticate and not faults:
         faults = [_nothing_offered(target)]
-    state: Literal["loaded", "partial", "failed"] = "loaded" if not faults else "partial" if sources else "failed"
-    return replace(plugin, sources=sources, state=state, error="; ".join(faults) or None)
+    state: Literal["loaded", "partial", "failed"] = (
+        "loaded" if not faults else "partial" if sources or authenticate else "failed"
+    )
+    return replace(plugin, sources=sources, authenticate=authenticate, state=state, error="; ".join(faults) or None)
 
 
 class _ModuleSources:
@@ -151,8 +160,8 @@ def _sources_in(module: ModuleType) -> list[Source[...]]:
     return [value for value in vars(module).values() if isinstance(value, Source)]
 
 
-def _registered(target: Any) -> tuple[tuple[Source[...], ...], list[str]]:
-    """The sources that a plugin registers, and what is wrong with its hooks.
+def _registered(target: Any) -> tuple[tuple[Source[...], ...], Callable[..., Any] | None, list[str]]:
+    """The sources that a plugin registers, its way to authenticate, and what is wrong with its hooks.
 
     Each plugin has a manager of its own: where all share one, an implementation that raises ends the call for those
     after it, and a wrapper would see the sources of others.
@@ -168,7 +177,8 @@ def _registered(target: Any) -> tuple[tuple[Source[...], ...], list[str]]:
             if not isinstance(source, Source):
                 raise TypeError(f"register_sources gave {source!r:.80}: give what @source returns")
             sources[id(source)] = source
-    return tuple(sources.values()), _hook_faults(manager, target)
+    authenticate = manager.hook.authenticate if manager.hook.authenticate.get_hookimpls() else None
+    return tuple(sources.values()), authenticate, _hook_faults(manager, target)
 
 
 def _iterated(given: Any) -> Iterable[Any]:

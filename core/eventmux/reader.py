@@ -91,15 +91,16 @@ class Reader:
     `is_cut`: the client lags too far, and is to come back. `has_more`: there is more to read at once.
     """
 
-    def __init__(self, views: Sequence[View], events: frozenset[str] | None) -> None:
-        """`events`: only these, by their name or as source/name."""
+    def __init__(self, views: Sequence[View], events: frozenset[str] | None, mark: bytes = b"") -> None:
+        """`events`: only these, by their name or as source/name. `mark`: what stands before each cursor."""
         self._views = views
+        self._mark = mark
         self._events = events
         self.place: Place = ()
         self.is_cut = False
         self.has_more = False
         self.left: int | None = None
-        self._cursor = CursorWriter([])
+        self._cursor = CursorWriter([], mark)
 
     def seat(self, place: Place) -> None:
         if place is self.place and not self.is_cut:
@@ -111,7 +112,7 @@ class Reader:
             for index, view in enumerate(self._views):
                 self._cursor.move(index, view.offset)
         else:
-            self._cursor = CursorWriter([view.position for view in self._views])
+            self._cursor = CursorWriter([view.position for view in self._views], self._mark)
         self.place = place
 
     @property

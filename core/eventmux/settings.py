@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from .catalog import Catalog
-from .config import Config
+from .config import AuthConfig, Config
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
+from .grants import faults
 from .plugins import Plugins, load_plugins
 from .policy import Limits
 from .source import MAX_NAME
@@ -43,6 +44,16 @@ class Settings:
     def limits(self) -> Limits:
         return Limits(**self.config.limits.model_dump())
 
+    @property
+    def directory(self) -> Path:
+        """To which files that it names are relative."""
+        return Path(self.file or DEFAULT_FILE).parent
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether requests must prove who they are from."""
+        return self.config.auth is not None or bool(self.plugins.guards)
+
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read `path`, or ./plugins.yaml if there is one. Raises ConfigError with every fault found, in file order."""
@@ -51,7 +62,8 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     plugins = _plugins(document)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
-    if problems := [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]:
+    problems = [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]
+    if problems := [*problems, *_auth_problems(document, plugins)]:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
     return Settings(config, plugins, enabling.catalog(config), file)
@@ -132,6 +144,26 @@ def _problems(document: Document) -> Iterator[Problem]:
         for fault in invalid.errors(include_url=False, include_context=False):
             if not any(_is_part(fault["loc"], unset) for unset in document.unset):  # else the variable is the fault
                 yield document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
+
+
+def _auth_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
+    """Faults of the meaning of `auth`, if its types are right and its variables set; else those come first."""
+    if "auth" not in document.value or any(loc[:1] == ("auth",) for loc in document.unset):
+        return
+    given = document.value["auth"]
+    if given is None:  # which would leave everything open
+        yield document.problem(("auth",), "it is empty: say who may read, or leave the key out", key=True)
+        return
+    try:
+        auth = AuthConfig.model_validate(given)
+    except ValidationError:
+        return
+    names, streams = (
+        {name for name in section if isinstance(name, str)} if isinstance(section, dict) else set()
+        for section in (document.value["sources"], document.value.get("streams"))
+    )
+    for loc, text in faults(auth, names, streams, Path(document.file).parent, is_hooked=bool(plugins.guards)):
+        yield document.problem(("auth", *loc), text)
 
 
 def _is_part(one: Loc, other: Loc) -> bool:

@@ -33,13 +33,14 @@ class Format(Protocol):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
-    `reconnects`: whether it comes back by itself when it is sent away.
+    `reconnects`: whether it comes back by itself when it is sent away. `mark`: what stands before its cursor.
     """
 
     form: Format
     events: frozenset[str] | None = None
     limit: int | None = None
     reconnects: bool = True
+    mark: bytes = b""
 
 
 class Piece:
@@ -83,7 +84,7 @@ class Stream:
     def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None]) -> None:
         self._views = views
         self._form = selection.form
-        self._reader = Reader(views, selection.events)
+        self._reader = Reader(views, selection.events, selection.mark)
         self._on_empty = on_empty
         self._members: dict[Subscription, None] = {}
         self._steps: dict[Place, Step] = {}
@@ -91,7 +92,9 @@ class Stream:
         self._is_under_way = self._has_news = False
         self._channel = views[0].channel if len(views) == 1 else None
         is_common = self._form.is_plain and selection.events is None
-        self._prefix = b"id: %b." % self._channel.epoch.encode() if self._channel and is_common else b""
+        self._prefix = b""
+        if self._channel and is_common:
+            self._prefix = b"id: %b%b." % (selection.mark, self._channel.epoch.encode())
         for view in views:
             if view.channel:
                 view.channel.join(self)

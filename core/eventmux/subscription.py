@@ -44,6 +44,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "__weakref__",
         "_fanout",
         "_is_closed",
         "_is_ended",

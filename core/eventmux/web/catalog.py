@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 if TYPE_CHECKING:
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
+    from .auth import Guard
 
 
-def router(catalog: Catalog, hub: Hub) -> APIRouter:
+def router(catalog: Catalog, hub: Hub, guard: Guard) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
     @routes.get("/sources", operation_id="sources")
-    async def sources() -> dict[str, Any]:
-        """Every enabled source with its parameters and events as JSON Schema, and the named streams."""
+    async def sources(request: Request) -> dict[str, Any]:
+        """Every source that may be read, with its parameters and events as JSON Schema, and the named streams."""
+        shown = catalog.readable(await guard.authenticate(request))
         return {
-            "sources": [_describe(enabled, hub) for enabled in catalog.sources.values()],
+            "sources": [_describe(enabled, hub) for enabled in shown.sources.values()],
             "streams": [
                 {"name": name, "sources": list(members), "url": f"/sse/{name}"}
-                for name, members in catalog.streams.items()
+                for name, members in shown.streams.items()
             ],
         }
 

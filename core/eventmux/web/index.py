@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match, NoMatchFound
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from fastapi.routing import APIRoute
     from starlette.types import Receive, Scope, Send
+
+
+METHODS = ("GET", "HEAD", "POST")
 
 
 class Index(BaseRoute):
@@ -30,7 +34,7 @@ class Index(BaseRoute):
             self._routes[method, route.path] = route
 
     def install(self, app: FastAPI) -> None:
-        app.router.routes.insert(0, self)
+        app.router.routes[:0] = [self, OtherMethods()]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):
@@ -41,6 +45,27 @@ class Index(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         route: APIRoute = scope["route"]  # as it has matched
         await route.handle(scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
+        raise NoMatchFound(name, path_params)
+
+
+class OtherMethods(BaseRoute):
+    """Answers other methods of streams. A router would name those of the route that it finds first, and so tell
+    whether there is a source of that name.
+    """
+
+    path = "/sse"
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or scope["method"] in METHODS:
+            return Match.NONE, {}
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return (Match.FULL if path == "/sse" or path.startswith("/sse/") else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = JSONResponse({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(METHODS)})
+        await response(scope, receive, send)
 
     def url_path_for(self, name: str, /, **path_params: object) -> NoReturn:
         raise NoMatchFound(name, path_params)

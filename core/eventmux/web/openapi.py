@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fastapi import Request
+from fastapi.responses import JSONResponse
+
 from . import formats
 from .parameters import Words
 
@@ -13,12 +16,12 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..catalog import Catalog, EnabledSource
+    from .auth import Guard
 
 VERSION = "3.2.0"
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
-_PROBLEM: Schema = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _CONTROL_EVENTS: dict[str, Schema] = {
     "stream.gap": {
         "reason": {"enum": ["evicted", "restarted", "unknown", "lagged"]},
@@ -28,9 +31,59 @@ _CONTROL_EVENTS: dict[str, Schema] = {
     "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost"]}},
 }
 
+_PROBLEM: Schema = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_CHALLENGE: Schema = {"WWW-Authenticate": {"description": "RFC 6750, 3", "schema": _TEXT}}
+_REFUSALS: Schema = {
+    "401": {"description": "No token, or none that is valid", "headers": _CHALLENGE, "content": _PROBLEM},
+    "403": {
+        "description": "A token that may not, or a page of an origin that is not allowed",
+        "headers": _CHALLENGE,
+        "content": _PROBLEM,
+    },
+}
+_SCHEMES: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "eventmux_token"},
+}
+_WITH_TOKEN = ("/sources", "/publish/")
+_STREAM_SCHEMES: Schema = {
+    **_SCHEMES,
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "POST /tickets gives one",
+    },
+}
+_TICKETS: Schema = {
+    "summary": "A ticket that opens one stream, once",
+    "description": "For an EventSource that cannot send a token: open the stream with `?ticket=`.",
+    "operationId": "tickets",
+    "tags": ["service"],
+    "security": [{name: []} for name in _SCHEMES],
+    "responses": {
+        "201": {
+            "description": "The ticket, and the seconds in which it must be used",
+            "content": {
+                formats.JSON: {
+                    "schema": {
+                        "type": "object",
+                        "required": ["ticket", "expires_in"],
+                        "properties": {"ticket": _TEXT, "expires_in": {"type": "number"}},
+                    }
+                }
+            },
+        },
+        "401": _REFUSALS["401"],
+        "429": {"description": "Too many tickets wait to be used", "content": _PROBLEM},
+    },
+}
 
-def install(app: FastAPI, catalog: Catalog) -> None:
-    """Make `app.openapi()` OpenAPI 3.2 with the components that the operations below refer to."""
+
+def install(app: FastAPI, catalog: Catalog, guard: Guard) -> None:
+    """Make `app.openapi()` OpenAPI 3.2 with the components that the operations below refer to, and `/openapi.json` a
+    document in which nobody finds what is hidden from him.
+    """
     app.openapi_version = VERSION
     made = app.openapi
 
@@ -39,9 +92,50 @@ def install(app: FastAPI, catalog: Catalog) -> None:
         components = document.setdefault("components", {}).setdefault("schemas", {})
         if "stream.end" not in components:
             components.update(_components(catalog))
-        return document
+        return document if guard.is_open else _guarded(document)
+
+    async def shown(request: Request) -> JSONResponse:
+        document = openapi()
+        if guard.hides:
+            document = _readable(document, catalog, catalog.readable(await guard.glance(request)))
+        if root := request.scope.get("root_path", "").rstrip("/"):
+            document = {**document, "servers": [{"url": root}]}
+        return JSONResponse(document)
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way
+    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") != app.openapi_url]
+    app.router.add_route(str(app.openapi_url), shown, include_in_schema=False)
+
+
+def _guarded(document: Schema) -> Schema:
+    """With what a request must bring, and how it is refused without."""
+    paths = {path: dict(item) for path, item in document["paths"].items()}
+    for path, item in paths.items():
+        schemes = _STREAM_SCHEMES if path.startswith("/sse") else _SCHEMES if path.startswith(_WITH_TOKEN) else {}
+        for method, operation in item.items() if schemes else ():
+            security: list[Schema] = [{name: []} for name in schemes]
+            item[method] = {**operation, "security": security, "responses": {**operation["responses"], **_REFUSALS}}
+    paths["/tickets"] = {"post": _TICKETS}
+    components = {**document["components"], "securitySchemes": _STREAM_SCHEMES}
+    return {**document, "paths": paths, "components": components}
+
+
+def _readable(document: Schema, catalog: Catalog, readable: Catalog) -> Schema:
+    """The document without what is not in `readable`."""
+    names = readable.sources.keys() | readable.streams.keys()
+    paths = {
+        path: item
+        for path, item in document["paths"].items()
+        if not path.startswith("/sse/") or path.removeprefix("/sse/") in names
+    }
+    paths["/sse"] = {
+        method: {**operation, **merged_operation(readable, method.upper(), operation["responses"])}
+        for method, operation in paths["/sse"].items()
+    }
+    ours = _components(catalog)
+    others = {name: schema for name, schema in document["components"]["schemas"].items() if name not in ours}
+    components = {**document["components"], "schemas": {**others, **_components(readable)}}
+    return {**document, "paths": paths, "components": components}
 
 
 def source_operation(enabled: EnabledSource, method: str) -> Schema:
@@ -84,7 +178,8 @@ def stream_operation(name: str, members: Sequence[EnabledSource], method: str) -
     )
 
 
-def merged_operation(catalog: Catalog, method: str) -> Schema:
+def merged_operation(catalog: Catalog, method: str, refusals: Schema | None = None) -> Schema:
+    """`refusals`: responses that it has beside its own."""
     members = list(catalog.sources.values())
     sources = {
         "name": "sources",
@@ -100,7 +195,7 @@ def merged_operation(catalog: Catalog, method: str) -> Schema:
         for member in members
         for parameter in _query_parameters(member, prefix=f"{member.name}.")
     ]
-    return _operation(
+    operation = _operation(
         "Any selection of sources, merged",
         "A parameter without a prefix goes to every selected source that has it: `message=hi` is `echo.message=hi` and "
         "`reverse-echo.message=hi`. One with a prefix wins.",
@@ -109,6 +204,7 @@ def merged_operation(catalog: Catalog, method: str) -> Schema:
         members,
         tag="streams",
     )
+    return {**operation, "responses": {**(refusals or {}), **operation["responses"]}}
 
 
 def _operation(

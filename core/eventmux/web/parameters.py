@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
 from fastapi import Request
@@ -16,13 +16,19 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from ..catalog import Catalog, EnabledSource
+from ..catalog import EnabledSource
 from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
 from ..hub import Wanted
 from ..policy import Limits
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]
+
+
+class Sources(Protocol):
+    """Where a source is found by its name: the catalog, or what somebody has of it."""
+
+    def source(self, name: str) -> EnabledSource: ...
 
 
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)", re.ASCII)
@@ -123,7 +129,7 @@ def _check_events(names: Sequence[str] | None, wanted: Sequence[EnabledSource]) 
         refuse([error(("query", "events"), text, ",".join(names))])
 
 
-def take_selection(query: Query, catalog: Catalog, limits: Limits) -> list[EnabledSource]:
+def take_selection(query: Query, catalog: Sources, limits: Limits) -> list[EnabledSource]:
     """`sources=a,b`. Raises UnknownSourceError; refuses an empty one, too many, and one source twice."""
     if "sources" not in query:
         refuse(
@@ -133,7 +139,7 @@ def take_selection(query: Query, catalog: Catalog, limits: Limits) -> list[Enabl
     return select([name for name in names if name], catalog, ("query", "sources"), limits)
 
 
-def select(names: Sequence[str], catalog: Catalog, loc: tuple[str, ...], limits: Limits) -> list[EnabledSource]:
+def select(names: Sequence[str], catalog: Sources, loc: tuple[str, ...], limits: Limits) -> list[EnabledSource]:
     if not names:
         refuse([error(loc, "Name at least one source", None)])
     if len(names) > limits.sources:

@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request, Response
 from pydantic import ValidationError
 
-from ..errors import TakesNothingError, UnknownSourceError
+from ..errors import TakesNothingError
 from ..hub import Wanted
 from . import parameters
 
 if TYPE_CHECKING:
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
+    from .auth import Guard
     from .visits import Visits
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def publishing(enabled: EnabledSource, hub: Hub, visits: Visits) -> Endpoint:
+def publishing(enabled: EnabledSource, catalog: Catalog, hub: Hub, visits: Visits, guard: Guard) -> Endpoint:
     """The endpoint of one source. The parameters in the query say which of its runs it is for."""
     takes = enabled.source.takes
     assert takes is not None  # noqa: S101 - the caller makes a route only where something is taken
 
     async def publish(request: Request) -> Response:
+        guard.access(await guard.authenticate(request), catalog).check_publish(enabled.name)
         enabled.check_available()
         query = parameters.read_query(request, visits.limits)
         (wanted,) = parameters.wanted_by_query(query, [enabled])
@@ -40,13 +42,14 @@ def publishing(enabled: EnabledSource, hub: Hub, visits: Visits) -> Endpoint:
     return publish
 
 
-def unknown(catalog: Catalog) -> Endpoint:
+def unknown(catalog: Catalog, guard: Guard) -> Endpoint:
     """The endpoint of every other name."""
 
     async def refuse(request: Request) -> Response:
-        name = request.path_params["name"]
+        access, name = guard.access(await guard.authenticate(request), catalog), request.path_params["name"]
+        access.check_publish(name)
         if name in catalog.sources:
             raise TakesNothingError(f"source {name!r} takes no events from outside: its plugin must give it an Inbox")
-        raise UnknownSourceError(name, [name for name, enabled in catalog.sources.items() if enabled.source.takes])
+        raise access.unknown(name)
 
     return refuse

@@ -6,13 +6,13 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.dependencies.utils import get_dependant
 
 from ..cursor import Cursor, parse_cursor
-from ..errors import UnknownSourceError
+from ..errors import FullError
 from ..hub import Start
 from ..stream import Selection
 from . import formats, openapi, parameters
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, params
     from fastapi.dependencies.models import Dependant
 
+    from ..access import Principal
     from ..catalog import Catalog, EnabledSource
     from ..hub import Hub
     from ..policy import Limits
+    from .auth import Access, Guard
     from .outlet import Delivery
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
@@ -41,19 +43,20 @@ def add_routes(
     hub: Hub,
     delivery: Delivery,
     visits: Visits,
+    guard: Guard,
     dependencies: Sequence[params.Depends] = (),
 ) -> None:
     """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
 
     With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
     """
-    streams, index = Streams(catalog, hub, delivery, visits), Index()
+    streams, index = Streams(catalog, hub, delivery, visits, guard), Index()
 
     def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
         for method in ("GET", "POST", "HEAD"):
             app.router.add_api_route(
                 path,
-                endpoint,
+                streams.turning_away(endpoint),
                 methods=[method],
                 name=f"{name} {method}",
                 operation_id=f"{name}_{method.lower()}",
@@ -71,12 +74,12 @@ def add_routes(
         add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
     for name, members in catalog.streams.items():
         wanted = [catalog.sources[member] for member in members]
-        add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
+        add(f"/sse/{name}", streams.named(name, wanted), name, partial(openapi.stream_operation, name, wanted))
     for name, enabled in catalog.sources.items():
         if enabled.source.takes:
             app.router.add_api_route(
                 f"/publish/{name}",
-                publishing(enabled, hub, visits),
+                publishing(enabled, catalog, hub, visits, guard),
                 methods=["POST"],
                 name=f"{name} publish",
                 operation_id=f"{name}_publish",
@@ -86,10 +89,10 @@ def add_routes(
                 openapi_extra=openapi.publish_operation(enabled),
                 dependencies=dependencies,
             )
-    app.router.add_api_route("/publish/{name}", unknown(catalog), methods=["POST"], include_in_schema=False)
+    app.router.add_api_route("/publish/{name}", unknown(catalog, guard), methods=["POST"], include_in_schema=False)
     app.router.add_api_route(
         "/sse/{name}",
-        streams.unknown,
+        streams.turning_away(streams.unknown),
         methods=["GET", "POST", "HEAD"],
         include_in_schema=False,
         dependencies=dependencies,
@@ -115,39 +118,64 @@ def _all_of(dependant: Dependant) -> list[Dependant]:
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery, visits: Visits) -> None:
+    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery, visits: Visits, guard: Guard) -> None:
         self._catalog = catalog
         self._hub = hub
         self._delivery = delivery
         self._visits = visits
+        self._guard = guard
 
     async def merged(self, request: Request) -> Response:
+        access = await self._access(request)
         query = parameters.read_query(request, self._limits)
         if request.method == "POST":
             body = await self._body_of_sources(request)
-            selected = parameters.select(list(body), self._catalog, ("body", "sources"), self._limits)
-            return self._open(request, query, selected, body)
-        return self._open(request, query, parameters.take_selection(query, self._catalog, self._limits))
+            selected = parameters.select(list(body), access, ("body", "sources"), self._limits)
+            return self._open(request, access.principal, query, selected, body)
+        selected = parameters.take_selection(query, access, self._limits)
+        return self._open(request, access.principal, query, selected)
 
     def one(self, enabled: EnabledSource) -> Endpoint:
         async def stream(request: Request) -> Response:
+            access = await self._access(request)
+            access.check(enabled.name, [enabled.name])
             is_post = request.method == "POST"
             body = {enabled.name: await parameters.read_body(request, self._limits)} if is_post else None
-            return self._open(request, parameters.read_query(request, self._limits), [enabled], body, at=("body",))
+            query = parameters.read_query(request, self._limits)
+            return self._open(request, access.principal, query, [enabled], body, at=("body",))
 
         return stream
 
-    def named(self, members: Sequence[EnabledSource]) -> Endpoint:
+    def named(self, name: str, members: Sequence[EnabledSource]) -> Endpoint:
         async def stream(request: Request) -> Response:
+            access = await self._access(request)
+            access.check(name, [member.name for member in members])
             body = await self._body_of_sources(request) if request.method == "POST" else None
             if body:
                 _refuse_strangers(body, members)
-            return self._open(request, parameters.read_query(request, self._limits), members, body)
+            query = parameters.read_query(request, self._limits)
+            return self._open(request, access.principal, query, members, body)
 
         return stream
 
     async def unknown(self, request: Request) -> Response:
-        raise UnknownSourceError(request.path_params["name"], [*self._catalog.sources, *self._catalog.streams])
+        raise (await self._access(request)).unknown(request.path_params["name"])
+
+    async def _access(self, request: Request) -> Access:
+        """First of all who asks: nobody else learns what is there, or what would be wrong with it."""
+        return self._guard.access(await self._guard.authenticate(request, by_ticket=True), self._catalog)
+
+    def turning_away(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint, and what a client is told who cannot be served before a stream is made for it."""
+
+        async def stream(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except FullError as full:
+                media_type = formats.media_type(request.headers.get("accept", ""))
+                return EventStream(partial(_raise, full), formats.format_of(media_type, qualify=False), self._delivery)
+
+        return stream
 
     @property
     def _limits(self) -> Limits:
@@ -159,6 +187,7 @@ class Streams:
     def _open(
         self,
         request: Request,
+        principal: Principal,
         query: parameters.Query,
         enabled: Sequence[EnabledSource],
         body: Mapping[str, Any] | None = None,
@@ -176,21 +205,28 @@ class Streams:
         cursor = _cursor(request, words.last_event_id)
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
-        start = Start(cursor, words.since_time(time.time()))
+        start = Start(cursor, words.since_time(time.time()), principal.id)
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
-        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE)
-        caller = _caller(request, enabled)
-        subscribe = partial(self._hub.subscribe, wanted, start, selection)
+        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE, mark=principal.mark)
+        caller = _caller(request, principal, enabled)
+        subscribe = self._guard.opening(request, partial(self._hub.subscribe, wanted, start, selection))
         return EventStream(partial(self._visits.begin, caller, subscribe), form, self._delivery, caller.expires)
 
 
-def _caller(request: Request, enabled: Sequence[EnabledSource]) -> Caller:
+def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSource]) -> Caller:
     return Caller(
-        sources=tuple([source.name for source in enabled]), address=request.client.host if request.client else None
+        sources=tuple([source.name for source in enabled]),
+        principal=principal.id,
+        address=request.client.host if request.client else None,
+        expires=principal.expires,
     )
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _cursor(request: Request, word: str | None) -> Cursor | None:

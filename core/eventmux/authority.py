@@ -1,0 +1,134 @@
+"""Tokens made into principals, by what plugins.yaml says of them. Where in a request they stand is not said here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jwt
+from pydantic import ValidationError
+
+from .access import MAX_PRINCIPAL, NOBODY, Principal
+from .config import AuthConfig, Granted, JwtConfig
+from .cursor import MARK
+from .errors import AuthenticationError
+from .jwks import KeySet
+
+MAX_TOKEN = 16 * 1024  # letters of one that is looked at
+INVALID = "the token is not valid: bring one that is"
+
+
+class Authority:
+    """Knows static tokens and JSON Web Tokens. `directory`: to which the file of a key set is relative."""
+
+    def __init__(self, config: AuthConfig, directory: Path) -> None:
+        self._tokens = [(digest(token.token.get_secret_value()), _bearer(token.name, token)) for token in config.tokens]
+        self._web_tokens = WebTokens(config.jwt, directory) if config.jwt else None
+        granted = config.anonymous
+        self.anonymous = (
+            replace(NOBODY, name="anonymous", read=granted.read, publish=granted.publish) if granted else None
+        )
+
+    async def principal(self, token: str) -> Principal:
+        """Whose token it is. Raises AuthenticationError, and KeysUnavailableError where that cannot be known now."""
+        if found := self._static(digest(token)):
+            return found
+        if self._web_tokens is None or len(token) > MAX_TOKEN:
+            raise AuthenticationError(INVALID)
+        return await self._web_tokens.principal(token)
+
+    def renewed(self, principal: Principal, credential: bytes) -> Principal | None:
+        """The principal as it is now, which proved itself by what has this digest; None if that is good no more."""
+        if principal.scheme == "token":
+            return self._static(credential)
+        return None if principal.scheme == "jwt" and self._web_tokens is None else principal
+
+    def _static(self, given: bytes) -> Principal | None:
+        """All are compared, and digests, so that the time tells nothing of any token."""
+        found = None
+        for known, principal in self._tokens:
+            if hmac.compare_digest(known, given):
+                found = principal
+        return found
+
+    async def close(self) -> None:
+        if self._web_tokens:
+            await self._web_tokens.close()
+
+
+class WebTokens:
+    """JSON Web Tokens as a `JwtConfig` believes them."""
+
+    def __init__(self, config: JwtConfig, directory: Path) -> None:
+        self._config = config
+        secret = config.key.get_secret_value() if config.key else ""
+        self._key = {name: jwt.get_algorithm_by_name(name).prepare_key(secret) for name in config.algorithms if secret}
+        self._keys = KeySet(place_of(config.jwks, directory)) if config.jwks else None
+        self._decoder = jwt.PyJWT({"enforce_minimum_key_length": True})
+
+    async def principal(self, token: str) -> Principal:
+        try:
+            head = jwt.get_unverified_header(token)
+            algorithm, kid = head.get("alg"), head.get("kid")
+            if algorithm not in self._config.algorithms:
+                raise AuthenticationError(INVALID)
+            keys = await self._keys.find(kid, algorithm) if self._keys else [self._key[algorithm]]
+            return self._principal(token, self._claims(token, keys))
+        except jwt.ExpiredSignatureError:
+            raise AuthenticationError("the token has expired: bring a new one") from None
+        except jwt.ImmatureSignatureError:
+            raise AuthenticationError("the token is not valid yet: bring one that is") from None
+        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError, jwt.MissingRequiredClaimError):
+            raise AuthenticationError("the token is of another issuer, or for another audience") from None
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+            raise AuthenticationError(INVALID) from None
+
+    def _claims(self, token: str, keys: Sequence[Any]) -> Mapping[str, Any]:
+        """Of several keys without a name in the token, the one that fits decides."""
+        config = self._config
+        for key in keys:
+            try:
+                return self._decoder.decode(
+                    token,
+                    key,
+                    algorithms=list(config.algorithms),
+                    audience=config.audience,
+                    issuer=config.issuer,
+                    leeway=config.leeway,
+                )
+            except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                continue
+        raise AuthenticationError(INVALID)
+
+    def _principal(self, token: str, claims: Mapping[str, Any]) -> Principal:
+        try:
+            granted = Granted.model_validate(claims.get("eventmux", {}), strict=True)
+        except ValidationError:
+            raise AuthenticationError(
+                'the token\'s claim \'eventmux\' is not {"read": [...], "publish": [...]} with names or patterns'
+            ) from None
+        name = claims.get("sub") or f"~{digest(token).hex()[:32]}"  # private runs belong to its bearer all the same
+        if len(name) > MAX_PRINCIPAL:
+            raise AuthenticationError(f"the token's 'sub' has more than {MAX_PRINCIPAL} letters")
+        expires = int(claims["exp"]) + self._config.leeway if "exp" in claims else None
+        return Principal(name, "jwt", granted.read, granted.publish, expires, MARK)
+
+    async def close(self) -> None:
+        if self._keys:
+            await self._keys.close()
+
+
+def _bearer(name: str, granted: Granted) -> Principal:
+    return Principal(name, "token", granted.read, granted.publish, mark=MARK)
+
+
+def place_of(jwks: str, directory: Path) -> str | Path:
+    return jwks if "://" in jwks else directory / jwks
+
+
+def digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()

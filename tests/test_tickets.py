@@ -1,0 +1,379 @@
+"""Tickets: each opens one stream, once, and lets that stream come back; a URL that is found opens nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from credentials import DASH, LOCAL, OTHER, bearer, challenge, cookie, serving
+from eventmux import Principal
+from eventmux.access import EVERYBODY
+from eventmux.config import AuthConfig
+from eventmux.settings import load_settings
+from eventmux.tickets import MAX_TICKETS, MAX_UNUSED, REMEMBERED, Tickets, TooManyTicketsError
+from eventsource import EventSource, wait_until
+from proxy import proxying
+from raw import running
+from restart import free_port
+from service import Service
+
+CONFIG = """
+sources: {open-clock: {}, secret: {}, mine: {}}
+plugins: {dir: local}
+server: {retry: 50}
+auth:
+  tokens:
+    - {name: dash, token: dash-token, read: [open-clock, mine]}
+    - {name: other, token: other-token, read: ["*"]}
+  anonymous: {read: [open-clock]}
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(CONFIG, tmp_path_factory.mktemp("tickets")) as service:
+        yield service
+
+
+def ticket_of(service: Service, headers: dict[str, str] | None = None) -> str:
+    answer = service.post("/tickets", headers=headers or DASH)
+    assert 201 == answer.status_code, answer.text
+    return str(answer.json()["ticket"])
+
+
+def status(service: Service, path: str, ticket: str, cursor: str | None = None) -> int:
+    url = f"{service.url}{path}{'&' if '?' in path else '?'}ticket={ticket}"
+    with EventSource(url, cursor=cursor) as stream:
+        return int(stream.response.status_code)
+
+
+@pytest.mark.parametrize("headers", [DASH, cookie("dash-token")], ids=["header", "cookie"])
+def test_who_has_a_token_gets_a_ticket(service: Service, headers: dict[str, str]) -> None:
+    answer = service.post("/tickets", headers=headers)
+    assert (201, "no-store", 30) == (
+        answer.status_code,
+        answer.headers["cache-control"],
+        answer.json()["expires_in"],
+    )
+    assert len(answer.json()["ticket"]) >= 22
+
+
+def test_who_has_none_gets_no_ticket_and_none_for_a_ticket(service: Service) -> None:
+    assert 'Bearer realm="eventmux"' == challenge(service.post("/tickets"))
+    assert 401 == service.post("/tickets", headers=bearer("wrong")).status_code
+    ticket = ticket_of(service)
+    for path in ("/tickets", f"/tickets?ticket={ticket}"):
+        assert 401 == service.post(path).status_code
+    assert 401 == service.get(f"/sources?ticket={ticket}").status_code
+    assert 200 == status(service, "/sse/mine", ticket), "and it is not used by that"
+
+
+def test_a_ticket_opens_what_its_principal_may_read(service: Service) -> None:
+    with EventSource(f"{service.url}/sse/mine?ticket={ticket_of(service)}") as stream:
+        assert "token:dash" == stream.take(1)[0].data["principal"]
+    assert 403 == status(service, "/sse/secret", ticket_of(service))
+    assert 200 == status(service, "/sse?sources=secret,mine", ticket_of(service, OTHER))
+
+
+def test_a_ticket_opens_one_stream_once(service: Service) -> None:
+    ticket = ticket_of(service)
+    assert 200 == status(service, "/sse/mine", ticket)
+    for path in ("/sse/mine", "/sse/open-clock", "/sse/secret"):
+        answer = service.get(f"{path}?ticket={ticket}")
+        assert (401, 'Bearer realm="eventmux", error="invalid_token"') == (answer.status_code, challenge(answer))
+        assert "get a new one by POST /tickets" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("ticket", ["", "x", "x" * 32, "%00", "%C3%A9", "dash-token"])
+def test_what_is_no_ticket_opens_nothing(service: Service, ticket: str) -> None:
+    assert 401 == status(service, "/sse/open-clock", ticket)
+
+
+def test_a_ticket_and_a_token_are_one_too_many(service: Service) -> None:
+    for query in (f"ticket={ticket_of(service)}", "ticket="):
+        answer = service.get(f"/sse/mine?{query}", headers=DASH)
+        assert (400, 'Bearer realm="eventmux", error="invalid_request"') == (answer.status_code, challenge(answer))
+    assert 400 == service.get("/sse/mine?ticket=a&ticket=b").status_code
+
+
+def test_a_ticket_comes_before_a_cookie_that_the_browser_adds(service: Service) -> None:
+    url = f"{service.url}/sse/secret?ticket={ticket_of(service, OTHER)}"
+    with EventSource(url, headers=cookie("dash-token")) as stream:
+        assert 200 == stream.response.status_code
+
+
+def test_a_stream_that_was_not_opened_has_not_used_its_ticket(service: Service) -> None:
+    ticket = ticket_of(service)
+    assert 422 == status(service, "/sse/mine?limit=x", ticket)
+    assert 404 == status(service, "/sse/nothing", ticket)
+    assert 200 == httpx2.head(f"{service.url}/sse/mine?ticket={ticket}", trust_env=False).status_code
+    assert 200 == status(service, "/sse/mine", ticket)
+
+
+def test_a_client_that_is_turned_away_comes_back_with_its_ticket(tmp_path: Path) -> None:
+    config = CONFIG.replace("mine: {}", "mine: {max_runs: 1, linger: 0}")
+    with serving(config, tmp_path) as service:
+        with service.open("/sse/mine", headers=DASH) as first:
+            first.take(1)
+            url = f"{service.url}/sse/mine?ticket={ticket_of(service)}"
+            with EventSource(url) as stream:
+                assert (200, []) == (stream.response.status_code, stream.rest())
+        wait_until(lambda: not service.hub.subscriptions, "the first to be gone")
+        with EventSource(url) as stream:
+            assert 1 == stream.take(1)[0].data["n"]
+
+
+def test_who_lets_too_many_tickets_lie_is_told_to_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eventmux.tickets.MAX_UNUSED", 2)
+    with serving(CONFIG, tmp_path) as service:
+        assert [201, 201, 429] == [service.post("/tickets", headers=DASH).status_code for _ in range(3)]
+        answer = service.post("/tickets", headers=DASH)
+        assert 28 <= int(answer.headers["retry-after"]) <= 31
+        assert 201 == service.post("/tickets", headers=OTHER).status_code
+
+
+# A lost connection
+
+
+def test_a_stream_by_ticket_survives_a_cut_connection(service: Service) -> None:
+    with proxying(service.url) as proxy:
+        ticket, cursor, numbers = ticket_of(service), None, []
+        for _ in range(4):
+            with EventSource(f"{proxy.url}/sse/mine?ticket={ticket}", cursor=cursor) as stream:
+                numbers += [event.data["n"] for event in stream.take(3)]
+                cursor = stream.cursor
+                proxy.cut()
+                with pytest.raises(httpx2.TransportError):
+                    stream.take(1000)
+    assert list(range(1, 13)) == numbers
+    assert [200] * 4 == proxy.statuses
+
+
+def test_only_the_proof_of_that_ticket_lets_it_in_again(service: Service) -> None:
+    ticket, another = ticket_of(service), ticket_of(service)
+    cursors = []
+    for each in (ticket, another):
+        with EventSource(f"{service.url}/sse/mine?ticket={each}") as stream:
+            stream.take(1)
+            cursors.append(stream.cursor)
+    own, foreign = cursors
+    assert ("~", "~") == (own[0], own[9])
+    plain = own[10:]
+    for cursor in (foreign, plain, f"~{plain}", f"~AAAAAAAA~{plain}", f"~~{plain}", "~", own[:9], "garbage"):
+        assert 401 == status(service, "/sse/mine", ticket, cursor)
+    assert 200 == status(service, "/sse/mine", ticket, own)
+    assert 401 == service.get("/sse/open-clock", headers={"Last-Event-ID": own}).status_code, "it is no credential"
+
+
+def test_the_cursor_may_stand_in_the_query_too(service: Service) -> None:
+    ticket = ticket_of(service)
+    with EventSource(f"{service.url}/sse/mine?ticket={ticket}") as stream:
+        stream.take(1)
+        cursor = stream.cursor
+    assert 200 == status(service, f"/sse/mine?last_event_id={cursor}", ticket)
+
+
+def test_a_finished_stream_by_ticket_is_told_not_to_come_back(service: Service) -> None:
+    ticket = ticket_of(service)
+    url = f"{service.url}/sse/mine?limit=2&ticket={ticket}"
+    with EventSource(url) as stream:
+        cursor = stream.rest()[-1].id
+    with EventSource(url, cursor=cursor) as stream:
+        assert 204 == stream.response.status_code
+
+
+# Changes while it runs
+
+
+def test_tickets_survive_new_settings_and_end_with_their_token(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "own.py").write_text(LOCAL)
+    file = tmp_path / "plugins.yaml"
+    file.write_text(CONFIG)
+    with running(load_settings(file, {}), expect_quiet=False) as service:
+        guard = service.app.state.guard
+        tickets = [ticket_of(service) for _ in range(3)]
+        file.write_text(CONFIG.replace("[open-clock, mine]", "[open-clock]"))
+        guard.apply(load_settings(file, {}))
+        assert 403 == status(service, "/sse/mine", tickets[0]), "what it may read is what its token may read now"
+        assert 200 == status(service, "/sse/open-clock", tickets[0])
+        file.write_text(CONFIG.replace("dash-token", "new-token"))
+        guard.apply(load_settings(file, {}))
+        assert 401 == status(service, "/sse/open-clock", tickets[1])
+        file.write_text(CONFIG)
+        guard.apply(load_settings(file, {}))
+        assert 200 == status(service, "/sse/mine", tickets[2])
+
+
+def test_a_ticket_that_is_not_used_in_time_opens_nothing(tmp_path: Path) -> None:
+    with serving(f"{CONFIG}  ticket_lifetime: 1\n", tmp_path) as service:
+        answer = service.post("/tickets", headers=DASH).json()
+        assert 1 == answer["expires_in"]
+        ends = time.monotonic() + 1.05
+        wait_until(lambda: time.monotonic() > ends, "the ticket to be too old")
+        assert 401 == status(service, "/sse/mine", answer["ticket"])
+
+
+# Logs
+
+
+def test_a_ticket_is_in_no_log_of_a_plain_uvicorn(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "own.py").write_text(LOCAL)
+    (tmp_path / "plugins.yaml").write_text(CONFIG)
+    port, log = free_port(), tmp_path / "uvicorn.log"
+    command = [sys.executable, "-m", "uvicorn", "eventmux.app:create_app", "--factory", "--log-level", "debug"]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*command, "--port", str(port)], cwd=tmp_path, stdout=out, stderr=out)
+    try:
+        wait_until(lambda: b"Uvicorn running" in log.read_bytes(), "uvicorn to listen")
+        service = Service(f"http://127.0.0.1:{port}", None)  # type: ignore[arg-type] # nobody looks at its hub
+        tickets = [ticket_of(service) for _ in range(6)]
+        assert 200 == status(service, "/sse/mine?events=mine&limit=1", tickets[0])
+        assert 200 == status(service, "/sse?sources=mine,open-clock", tickets[1])
+        assert 422 == status(service, "/sse/mine?limit=x", tickets[2])
+        assert tickets[2] not in service.get(f"/sse/mine?limit=x&ticket={tickets[2]}").text
+        assert 404 == status(service, "/nothing", tickets[3])
+        assert 401 == status(service, "/sources", tickets[4])
+        encoded = service.get(f"/sse/mine?limit=1&%74icket={tickets[5]}&events=mine")
+        assert 200 == encoded.status_code
+        shown = wait_until(lambda: b"GET /nothing" in (text := log.read_bytes()) and text, "the log").decode()
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert "GET /sse/mine?events=mine&limit=1 HTTP/1.1" in shown
+    assert 'GET /nothing HTTP/1.1" 404' in shown
+    assert not [ticket for ticket in tickets if ticket in log.read_text()]
+
+
+# The memory of tickets
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Opened:
+    """Something that is open until nobody holds it."""
+
+
+DASHER = Principal("dash", "token", read=["*"])
+
+
+def issued(tickets: Tickets, principal: Principal = DASHER) -> str:
+    return tickets.issue(principal, b"", 30)
+
+
+def proof_of(tickets: Tickets, text: str) -> str:
+    found = tickets.holder(text, None)
+    assert found
+    return found[0].mark.decode().strip("~")
+
+
+def test_a_stream_may_be_open_for_long_and_away_for_an_hour() -> None:
+    clock = Clock()
+    tickets = Tickets(clock)
+    text = issued(tickets)
+    proof, stream = proof_of(tickets, text), Opened()
+    tickets.use(text, stream)
+    clock.now += 10 * REMEMBERED
+    assert tickets.is_good(text, proof)
+    assert not tickets.is_good(text, None)
+    del stream
+    clock.now += REMEMBERED - 1
+    assert tickets.is_good(text, proof)
+    clock.now += 1
+    assert not tickets.is_good(text, proof)
+    assert 0 == len(tickets)
+
+
+def test_two_streams_of_one_ticket_are_both_waited_for() -> None:
+    clock = Clock()
+    tickets = Tickets(clock)
+    text = issued(tickets)
+    proof, first, second = proof_of(tickets, text), Opened(), Opened()
+    tickets.use(text, first)
+    tickets.use(text, second)
+    del first
+    clock.now += 2 * REMEMBERED
+    assert tickets.is_good(text, proof)
+    del second
+    assert tickets.is_good(text, proof)
+    clock.now += REMEMBERED
+    assert not tickets.is_good(text, proof)
+
+
+def test_a_ticket_does_not_outlive_its_principals_token() -> None:
+    tickets = Tickets()
+    ends = time.time() + 0.2
+    principal = Principal("a", "jwt", read=["*"], expires=ends)
+    unused, used, stream = issued(tickets, principal), issued(tickets, principal), Opened()
+    proof = proof_of(tickets, used)
+    tickets.use(used, stream)
+    found = tickets.holder(used, proof)
+    assert found
+    assert ends == found[0].expires
+    wait_until(lambda: time.time() > ends, "the token to expire")
+    assert not tickets.is_good(unused, None)
+    assert not tickets.is_good(used, proof)
+
+
+def test_a_principal_has_so_many_unused_tickets_and_no_more() -> None:
+    clock = Clock()
+    tickets = Tickets(clock)
+    texts = [issued(tickets) for _ in range(MAX_UNUSED)]
+    with pytest.raises(TooManyTicketsError) as refused:
+        issued(tickets)
+    assert (429, "31") == (refused.value.status, refused.value.headers["Retry-After"])
+    issued(tickets, Principal("other", "token"))
+    tickets.use(texts[0], tickets)
+    issued(tickets)
+    clock.now += 30
+    issued(tickets)
+    assert 2 == len(tickets), "that is the used one and the last: old ones take no memory"
+
+
+def test_tickets_in_all_are_bounded_and_who_wants_more_gives_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_TICKETS == 100_000
+    monkeypatch.setattr("eventmux.tickets.MAX_TICKETS", 4)
+    tickets = Tickets(Clock())
+    other = Principal("other", "token")
+    held = Opened()
+    theirs, own, opened = issued(tickets, other), issued(tickets), issued(tickets)
+    proofs = [proof_of(tickets, text) for text in (theirs, own, opened)]
+    for text, stream in ((theirs, Opened()), (own, Opened()), (opened, held)):
+        tickets.use(text, stream)
+    del stream
+    issued(tickets)
+    issued(tickets)  # gives `own`, which is away
+    assert [True, False, True] == [tickets.is_good(*pair) for pair in zip((theirs, own, opened), proofs, strict=True)]
+    issued(tickets)  # it has none away any more
+    assert not tickets.is_good(theirs, proofs[0])
+    with pytest.raises(TooManyTicketsError):
+        issued(tickets)
+    assert 4 == len(tickets)
+
+
+def test_nothing_of_a_ticket_is_in_what_a_test_prints(service: Service) -> None:
+    ticket = ticket_of(service)
+    from pydantic import SecretStr
+
+    from eventmux.web.auth import TICKET, _take_tickets
+
+    scope: dict[str, Any] = {"query_string": f"a=1&ticket={ticket}&b=%20".encode()}
+    _take_tickets(scope)
+    assert b"a=1&b=%20" == scope["query_string"]
+    assert ticket not in repr(scope)
+    assert [SecretStr(ticket)] == scope[TICKET]
+    assert AuthConfig().ticket_lifetime == 30
+    assert EVERYBODY.mark == b""
