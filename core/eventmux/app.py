@@ -15,6 +15,8 @@ from sse_starlette import EventSourceResponse
 
 from .errors import EventmuxError, TooLargeError
 from .hub import Hub
+from .reload import Reload
+from .service import Service
 from .settings import Settings, load_settings
 from .web import catalog, dashboard, openapi, status, streams, trial
 from .web.outlet import Delivery
@@ -34,21 +36,22 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
-    hub = Hub(settings.limits)
+    service = Service(settings)
     delivery = Delivery(settings.config.server)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(settings, hub, delivery),
+        lifespan=_lifespan(service, delivery),
     )
-    app.state.hub = hub
-    app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
-    app.include_router(catalog.router(settings.catalog, hub))
+    app.state.hub = service.hub
+    app.include_router(status.router(service))
+    app.include_router(catalog.router(service))
     app.include_router(dashboard.router())
-    streams.add_routes(app, settings.catalog, hub, delivery, dependencies)
+    service.add(delivery.follow)
+    service.add(streams.Routes(app, service, delivery, dependencies).follow)
     app.add_exception_handler(EventmuxError, _refused)
-    openapi.install(app, settings.catalog)
+    openapi.install(app, service)
     return app
 
 
@@ -60,20 +63,21 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[FastAPI]:
+def _lifespan(service: Service, delivery: Delivery) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
-        if delivery.is_direct and (reason := await trial.why_not(settings.config.server)):
+        if delivery.is_direct and (reason := await trial.why_not(service.settings.config.server)):
             log.warning("streams go through ASGI, at more cost: %s", reason)
             delivery.is_direct = False
-        watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
+        watch = asyncio.create_task(_drain_at_exit(service.hub), name="eventmux exit")
         try:
-            yield
+            async with Reload(service).running():
+                yield
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-            await hub.close()
+            await service.hub.close()
             delivery.close()
 
     return lifespan

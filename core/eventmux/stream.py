@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from .reader import READ_BYTES, READ_EVENTS, Reader, is_over
+from .reader import READ_BYTES, READ_EVENTS, Reader, is_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .channel import Channel
     from .fanout import Fanout
     from .reader import Entry, Place, View
     from .subscription import Subscription
@@ -32,13 +33,15 @@ class Format(Protocol):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
-    `reconnects`: whether it comes back by itself when it is sent away.
+    `reconnects`: whether it comes back by itself when it is sent away. `name`: of the stream in plugins.yaml, if it
+    asked for one.
     """
 
     form: Format
     events: frozenset[str] | None = None
     limit: int | None = None
     reconnects: bool = True
+    name: str | None = None
 
 
 class Piece:
@@ -80,8 +83,10 @@ class Stream:
     """
 
     def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None]) -> None:
+        self.name = selection.name
         self._views = views
         self._form = selection.form
+        self._reconnects = selection.reconnects
         self._reader = Reader(views, selection.events)
         self._on_empty = on_empty
         self._members: dict[Subscription, None] = {}
@@ -101,6 +106,12 @@ class Stream:
     @property
     def members(self) -> list[Subscription]:
         return list(self._members)
+
+    def hang_up(self, channel: Channel, *, on_lag: bool) -> None:
+        """Whether clients that lag behind this channel are disconnected, from now on."""
+        for view in self._views:
+            if view.channel is channel:
+                view.hangs_up = on_lag and self._reconnects
 
     def join(self, subscription: Subscription) -> None:
         self._members[subscription] = None
@@ -216,5 +227,5 @@ class Stream:
         step.events = sum(not entry.frame.is_control for entry in entries)
         step.has_more = reader.has_more
         step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
-        step.is_last = reader.is_cut or is_over(reader.place)
+        step.is_last = reader.is_cut or is_read(reader.place)
         return step

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 
 if TYPE_CHECKING:
-    from ..catalog import Catalog, EnabledSource
+    from ..catalog import EnabledSource
     from ..hub import Hub
+    from ..service import Service
 
 
-def router(catalog: Catalog, hub: Hub) -> APIRouter:
+def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
     @routes.get("/sources", operation_id="sources")
     async def sources() -> dict[str, Any]:
         """Every enabled source with its parameters and events as JSON Schema, and the named streams."""
+        catalog = service.catalog
         return {
-            "sources": [_describe(enabled, hub) for enabled in catalog.sources.values()],
+            "sources": [_describe(enabled, service.hub) for enabled in catalog.sources.values()],
             "streams": [
                 {"name": name, "sources": list(members), "url": f"/sse/{name}"}
                 for name, members in catalog.streams.items()

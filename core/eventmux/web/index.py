@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn
 from starlette.routing import BaseRoute, Match, NoMatchFound
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from fastapi.routing import APIRoute
     from starlette.types import Receive, Scope, Send
 
@@ -28,9 +27,6 @@ class Index(BaseRoute):
         """A route without parameters in its path."""
         for method in route.methods or ():
             self._routes[method, route.path] = route
-
-    def install(self, app: FastAPI) -> None:
-        app.router.routes.insert(0, self)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..catalog import Catalog, EnabledSource
+    from ..service import Service
 
 VERSION = "3.2.0"
 Schema = dict[str, Any]
@@ -24,11 +25,11 @@ _CONTROL_EVENTS: dict[str, Schema] = {
         "missed": {"type": ["integer", "null"], "minimum": 0},
     },
     "stream.error": {"message": _TEXT, "incident": _TEXT, "retryable": {"type": "boolean"}},
-    "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost"]}},
+    "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost", "removed"]}},
 }
 
 
-def install(app: FastAPI, catalog: Catalog) -> None:
+def install(app: FastAPI, service: Service) -> None:
     """Make `app.openapi()` OpenAPI 3.2 with the components that the operations below refer to."""
     app.openapi_version = VERSION
     made = app.openapi
@@ -37,7 +38,7 @@ def install(app: FastAPI, catalog: Catalog) -> None:
         document = made()
         components = document.setdefault("components", {}).setdefault("schemas", {})
         if "stream.end" not in components:
-            components.update(_components(catalog))
+            components.update(_components(service.catalog))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way

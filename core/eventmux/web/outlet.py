@@ -13,7 +13,10 @@ from ..stream import Piece
 from .wheel import Wheel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import ServerConfig
+    from ..settings import Settings
     from ..subscription import Subscription
     from .formats import Format
 
@@ -31,7 +34,19 @@ class Delivery:
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
         self.retry = server.retry
-        self.wheel: Wheel[Outlet] = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
+        self.wheel = _wheel(server)
+
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        """As a Part of the service: streams that are open are treated so, too."""
+        return lambda: self._apply(settings.config.server)
+
+    def _apply(self, server: ServerConfig) -> None:
+        if (self.heartbeat, self.send_timeout) != (server.heartbeat, server.send_timeout):
+            self.heartbeat, self.send_timeout = server.heartbeat, server.send_timeout
+            open_ones, self.wheel = self.wheel.stop(), _wheel(server)
+            for outlet in open_ones:
+                outlet.rewind()
+        self.retry = server.retry
 
     def close(self) -> None:
         """The service is over: whoever has not taken its end by now is cut off."""
@@ -41,6 +56,10 @@ class Delivery:
     def jittered_retry(self) -> int:
         """Milliseconds. Clients that are sent away together must not come back together."""
         return int(self.retry * random.uniform(1, 3))  # noqa: S311 - not a secret
+
+
+def _wheel(server: ServerConfig) -> Wheel[Outlet]:
+    return Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
 
 
 class Outlet:
@@ -63,9 +82,14 @@ class Outlet:
         self._last: bytes | None = None
 
     def start(self) -> None:
-        self._wrote = now = asyncio.get_running_loop().time()
-        self._delivery.wheel.add(self, now + min(self._delivery.heartbeat, self._delivery.send_timeout))
+        self._wrote = asyncio.get_running_loop().time()
+        self.rewind()
         self._subscription.start(self)
+
+    def rewind(self) -> None:
+        """Be rung in time; it must not be in the wheel."""
+        now = asyncio.get_running_loop().time()
+        self._delivery.wheel.add(self, now + min(self._delivery.heartbeat, self._delivery.send_timeout))
 
     def write(self, piece: Piece, now: float) -> bool:
         raise NotImplementedError

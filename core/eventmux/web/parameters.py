@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from ..catalog import MAX_SOURCES, Catalog, EnabledSource
 from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
-from ..hub import Wanted
+from ..runs import Wanted
 
 MAX_BODY = 1024 * 1024
 MAX_QUERY = 32 * 1024
@@ -231,7 +231,7 @@ def _validate(
     found: list[Wanted] = []
     for enabled in wanted:
         try:
-            found.append(Wanted(enabled, enabled.validate(given[enabled.name])))
+            found.append(Wanted(enabled, enabled.validate(given[enabled.name]), given[enabled.name]))
         except ValidationError as invalid:
             errors += located(invalid, lambda place, enabled=enabled: loc(enabled, place))
     if errors:

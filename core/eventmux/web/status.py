@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 if TYPE_CHECKING:
-    from ..catalog import Catalog
-    from ..hub import Hub
-    from ..plugins import Plugin
+    from ..service import Service
 
 
-def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin]) -> APIRouter:
+def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
     @routes.get("/healthz", operation_id="healthz")
@@ -25,19 +22,26 @@ def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin]) -> APIRouter:
     @routes.get("/readyz", operation_id="readyz")
     async def readyz() -> JSONResponse:
         """Whether new streams are welcome (200, or 503 while the service drains), the state of every source, and what
-        is wrong with plugins. A source that is unavailable does not make the service unready.
+        is wrong with plugins and with the configuration's file. A source that is unavailable does not make the service
+        unready, and neither does a file that cannot be applied: what held before still does.
         """
+        hub, settings = service.hub, service.settings
         body: dict[str, Any] = {
             "status": "draining" if hub.is_draining else "ready",
             "sources": {
                 name: {"state": hub.state(enabled), **({"reason": enabled.unavailable} if enabled.unavailable else {})}
-                for name, enabled in catalog.sources.items()
+                for name, enabled in settings.catalog.sources.items()
             },
             "plugins": [
                 {"name": plugin.name, "distribution": plugin.distribution, "state": plugin.state, "error": plugin.error}
-                for plugin in plugins
-                if plugin.error
+                for plugin in settings.plugins.broken
             ],
+            "configuration": {
+                "file": settings.file,
+                "state": "rejected" if service.faults else "applied",
+                "error": service.faults,
+                "needs_restart": service.pending,
+            },
         }
         return JSONResponse(body, 503 if hub.is_draining else 200)
 

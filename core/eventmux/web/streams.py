@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.dependencies.utils import get_dependant
 
 from ..cursor import Cursor, parse_cursor
@@ -22,9 +22,11 @@ from .response import EventStream
 if TYPE_CHECKING:
     from fastapi import FastAPI, params
     from fastapi.dependencies.models import Dependant
+    from starlette.routing import BaseRoute
 
     from ..catalog import Catalog, EnabledSource
-    from ..hub import Hub
+    from ..service import Service
+    from ..settings import Settings
     from .outlet import Delivery
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
@@ -32,48 +34,73 @@ ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def add_routes(
-    app: FastAPI, catalog: Catalog, hub: Hub, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
-) -> None:
-    """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
+class Routes:
+    """The stream routes of an application. They follow the catalog, as a Part of the service."""
 
-    With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
-    """
-    streams, index = Streams(catalog, hub, delivery), Index()
+    def __init__(
+        self, app: FastAPI, service: Service, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
+    ) -> None:
+        """`dependencies`: FastAPI's, of every stream. With one that yields, no stream takes its connection over: it would
+        be left when the response's task is freed.
+        """
+        self._app = app
+        self._streams = Streams(service, delivery)
+        self._dependencies = dependencies
+        self._routes: list[BaseRoute] = []
+        if any(_holds(dependency.dependency) for dependency in dependencies):
+            delivery.is_direct = False
+        self.follow(service.settings)()
 
-    def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
-        for method in ("GET", "POST", "HEAD"):
-            app.router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                name=f"{name} {method}",
-                operation_id=f"{name}_{method.lower()}",
-                include_in_schema=method != "HEAD",
-                status_code=200,
-                response_class=EventStream,
-                response_model=None,
-                openapi_extra=document(method),
-                dependencies=dependencies,
-            )
-            index.add(app.router.routes[-1])  # type: ignore[arg-type] # the one just made
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        routes = self._made(settings.catalog)
+        return lambda: self._put(routes)
 
-    add("/sse", streams.merged, "merged", partial(openapi.merged_operation, catalog))
-    for name, enabled in catalog.sources.items():
-        add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
-    for name, members in catalog.streams.items():
-        wanted = [catalog.sources[member] for member in members]
-        add(f"/sse/{name}", streams.named(wanted), name, partial(openapi.stream_operation, name, wanted))
-    app.router.add_api_route(
-        "/sse/{name}",
-        streams.unknown,
-        methods=["GET", "POST", "HEAD"],
-        include_in_schema=False,
-        dependencies=dependencies,
-    )
-    index.install(app)
-    if any(_holds(dependency.dependency) for dependency in dependencies):
-        delivery.is_direct = False
+    def _put(self, routes: list[BaseRoute]) -> None:
+        """In one step, in the place of those of before; routes of others stay where they are."""
+        all_of_them, before = self._app.router.routes, {id(route) for route in self._routes}
+        others = [route for route in all_of_them if id(route) not in before]
+        at = all_of_them.index(self._routes[1]) - 1 if self._routes else len(others)
+        index, *paths = routes
+        all_of_them[:] = [index, *others[:at], *paths, *others[at:]]
+        self._routes = routes
+        self._app.openapi_schema = None  # it is made anew when it is asked for
+
+    def _made(self, catalog: Catalog) -> list[BaseRoute]:
+        """The index, and the routes that it knows before the one for all that is unknown."""
+        streams, index = self._streams, Index()
+        router = APIRouter(dependency_overrides_provider=self._app)
+
+        def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
+            for method in ("GET", "POST", "HEAD"):
+                router.add_api_route(
+                    path,
+                    endpoint,
+                    methods=[method],
+                    name=f"{name} {method}",
+                    operation_id=f"{name}_{method.lower()}",
+                    include_in_schema=method != "HEAD",
+                    status_code=200,
+                    response_class=EventStream,
+                    response_model=None,
+                    openapi_extra=document(method),
+                    dependencies=self._dependencies,
+                )
+                index.add(router.routes[-1])  # type: ignore[arg-type] # the one just made
+
+        add("/sse", streams.merged, "merged", partial(openapi.merged_operation, catalog))
+        for name, enabled in catalog.sources.items():
+            add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
+        for name, members in catalog.streams.items():
+            wanted = [catalog.sources[member] for member in members]
+            add(f"/sse/{name}", streams.named(name, wanted), name, partial(openapi.stream_operation, name, wanted))
+        router.add_api_route(
+            "/sse/{name}",
+            streams.unknown,
+            methods=["GET", "POST", "HEAD"],
+            include_in_schema=False,
+            dependencies=self._dependencies,
+        )
+        return [index, *router.routes]
 
 
 def _holds(dependency: Callable[..., Any] | None) -> bool:
@@ -92,18 +119,17 @@ def _all_of(dependant: Dependant) -> list[Dependant]:
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery) -> None:
-        self._catalog = catalog
-        self._hub = hub
+    def __init__(self, service: Service, delivery: Delivery) -> None:
+        self._service = service
         self._delivery = delivery
 
     async def merged(self, request: Request) -> Response:
         query = parameters.read_query(request)
         if request.method == "POST":
             body = await _body_of_sources(request)
-            selected = parameters.select(list(body), self._catalog, ("body", "sources"))
+            selected = parameters.select(list(body), self._service.catalog, ("body", "sources"))
             return self._open(request, query, selected, body)
-        return self._open(request, query, parameters.take_selection(query, self._catalog))
+        return self._open(request, query, parameters.take_selection(query, self._service.catalog))
 
     def one(self, enabled: EnabledSource) -> Endpoint:
         async def stream(request: Request) -> Response:
@@ -112,17 +138,18 @@ class Streams:
 
         return stream
 
-    def named(self, members: Sequence[EnabledSource]) -> Endpoint:
+    def named(self, name: str, members: Sequence[EnabledSource]) -> Endpoint:
         async def stream(request: Request) -> Response:
             body = await _body_of_sources(request) if request.method == "POST" else None
             if body:
                 _refuse_strangers(body, members)
-            return self._open(request, parameters.read_query(request), members, body)
+            return self._open(request, parameters.read_query(request), members, body, name=name)
 
         return stream
 
     async def unknown(self, request: Request) -> Response:
-        raise UnknownSourceError(request.path_params["name"], [*self._catalog.sources, *self._catalog.streams])
+        catalog = self._service.catalog
+        raise UnknownSourceError(request.path_params["name"], [*catalog.sources, *catalog.streams])
 
     def _open(
         self,
@@ -132,6 +159,7 @@ class Streams:
         body: Mapping[str, Any] | None = None,
         *,
         at: tuple[str, ...] = ("body", "sources"),
+        name: str | None = None,
     ) -> Response:
         for source in enabled:
             source.check_available()
@@ -149,8 +177,8 @@ class Streams:
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
-        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE)
-        return EventStream(lambda: self._hub.subscribe(wanted, start, selection), form, self._delivery)
+        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE, name=name)
+        return EventStream(lambda: self._service.hub.subscribe(wanted, start, selection), form, self._delivery)
 
 
 def _cursor(request: Request, word: str | None) -> Cursor | None:
