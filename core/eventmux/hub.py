@@ -224,8 +224,8 @@ class _Farewells:
 
 
 def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:
-    """The named streams whose clients must come back. Where a stream has only lost sources that are gone, they have been
-    told so, and read on.
+    """The named streams whose clients must come back. Where a stream has only lost sources that are gone, its clients
+    have been told so, and read on.
     """
     return frozenset(
         name

@@ -38,8 +38,8 @@ class Gap(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """The end, once told, of a source that the service no longer has. Its position stays in the cursor: where the source
-    is added again, the client gets its events again.
+    """The end, once told, of a source that the service no longer has. Its position stays in the cursor: where the
+    source is added again, the client gets its events again.
     """
 
     offset: int

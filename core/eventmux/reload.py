@@ -89,7 +89,7 @@ class Reload:
     async def _settled(self) -> None:
         """Return when what is in the files stays the same."""
         found = None
-        while found != (found := self._content()):
+        while found != (found := self._content()):  # noqa: ASYNC110 - nobody says when a file has been written
             await asyncio.sleep(EMPTY_SECONDS if self._is_empty() else SETTLE_SECONDS)
 
     def _is_empty(self) -> bool:

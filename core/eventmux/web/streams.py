@@ -40,8 +40,8 @@ class Routes:
     def __init__(
         self, app: FastAPI, service: Service, delivery: Delivery, dependencies: Sequence[params.Depends] = ()
     ) -> None:
-        """`dependencies`: FastAPI's, of every stream. With one that yields, no stream takes its connection over: it would
-        be left when the response's task is freed.
+        """`dependencies`: FastAPI's, of every stream. With one that yields, no stream takes its connection over: it
+        would be left when the response's task is freed.
         """
         self._app = app
         self._streams = Streams(service, delivery)
