@@ -93,6 +93,10 @@ def configuration(service: Client) -> Any:
     return service.get("/readyz").json()["configuration"]
 
 
+def state(service: Client, source: str) -> str:
+    return str(service.get("/readyz").json()["sources"][source]["state"])
+
+
 def offsets(events: list[Received]) -> list[int]:
     return [int(event.id.rpartition(".")[2]) for event in events]
 
@@ -233,11 +237,6 @@ def test_a_policy_is_changed_without_a_restart(home: Home) -> None:
         assert {1} == {event.data["run"] for event in events}
         assert_gapless(events)
         assert [view.hangs_up for reader in run.channel.streams for view in reader._views] == [True]
-        wait_until(
-            lambda: (
-                len(service.get("/sse/one?since=earliest&limit=5", headers={"accept": "application/json"}).json()) == 5
-            )
-        )
 
 
 def test_where_shared_is_changed_clients_come_back_by_themselves(home: Home) -> None:
@@ -269,14 +268,8 @@ def test_a_hundred_streams_of_untouched_sources_do_not_notice(home: Home, caplog
         for reading in readings:
             reading.wait_for(3)
         before = [(id(run), id(run._task), run.channel.epoch) for run in service.hub._runs.all()]
-        changes = [
-            "two: {params: {start: 1}}",
-            "three: {}",
-            "two: {linger: 9}",
-            "two: {pipe: [{skip: 1}]}",
-            "three:",
-        ] * 2
-        for number, change in enumerate(changes):
+        changes = ["two: {params: {start: 1}}", "three: {}", "two: {linger: 9}", "two: {pipe: [{skip: 1}]}", "three:"]
+        for number, change in enumerate(changes * 2):
             home.write("one: {}", "own: {}", change, rest=streams)
             wait_until(lambda number=number: len(applied(caplog)) > number, "the change to be applied")
         for reading in readings:
@@ -305,9 +298,8 @@ def test_a_bad_file_changes_nothing_and_is_reported(home: Home, caplog: pytest.L
     with home.serving("one: {}", "two: {}", environ={"KEY": "s3cret-value"}) as service:
         with service.open("/sse/two") as stream:
             stream.take(1)
-            assert {"file": str(home.file), "state": "applied", "error": [], "needs_restart": []} == configuration(
-                service
-            )
+            good = {"file": str(home.file), "state": "applied", "error": [], "needs_restart": []}
+            assert good == configuration(service)
             home.write("one: {parms: {}}", "two: {params: {start: '${KEY}'}}", rest="limits: {runs: 0}")
             wait_until(lambda: configuration(service)["state"] == "rejected", "the file to be rejected")
             found = configuration(service)["error"]
@@ -320,7 +312,7 @@ def test_a_bad_file_changes_nothing_and_is_reported(home: Home, caplog: pytest.L
             assert found == [line for message in caplog.messages for line in message.splitlines() if line in found]
             home.write("one: {}", "two: {}")
             wait_until(lambda: configuration(service)["state"] == "applied", "the file to be applied")
-            assert [] == configuration(service)["error"]
+            assert good == configuration(service)
             assert_gapless(stream.take(5))
 
 
@@ -436,12 +428,10 @@ def test_a_plugin_that_failed_is_tried_again(home: Home) -> None:
     home.plugin("one")
     (home.path / "local" / "two.py").write_text("import no_such_module")
     with home.serving("one: {}", "two: {}") as service:
-        assert "unavailable" == service.get("/readyz").json()["sources"]["two"]["state"]
+        assert "unavailable" == state(service, "two")
         assert service.get("/sse/two").status_code == 503
         home.plugin("two")
-        wait_until(
-            lambda: service.get("/readyz").json()["sources"]["two"]["state"] == "idle", "the plugin to be loaded"
-        )
+        wait_until(lambda: state(service, "two") == "idle", "the plugin to be loaded")
         with service.open("/sse/two") as stream:
             stream.take(1)
 
@@ -453,9 +443,8 @@ def test_a_source_that_becomes_unavailable_ends_its_streams_and_says_why(home: H
         stream.take(1)
         home.write("one: {}", "two: {params: {start: '${UNSET}'}}")
         assert {"source": "two", "reason": "removed"} == stream.rest()[-1].data
-        state = service.get("/readyz").json()["sources"]["two"]
-        assert "unavailable" == state["state"]
-        assert "UNSET is not set" in state["reason"]
+        assert "unavailable" == state(service, "two")
+        assert "UNSET is not set" in service.get("/readyz").json()["sources"]["two"]["reason"]
         assert service.get("/sse/two").status_code == 503
 
 
