@@ -4,6 +4,7 @@ cost 150 regular expressions before it begins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 from starlette.routing import BaseRoute, Match, NoMatchFound
@@ -20,13 +21,9 @@ class Index(BaseRoute):
 
     path = "/sse"  # for who looks at the paths of routes
 
-    def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], APIRoute] = {}
-
-    def add(self, route: APIRoute) -> None:
-        """A route without parameters in its path."""
-        for method in route.methods or ():
-            self._routes[method, route.path] = route
+    def __init__(self, routes: Iterable[APIRoute]) -> None:
+        """`routes`: without parameters in their paths."""
+        self._routes = {(method, route.path): route for route in routes for method in route.methods or ()}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):
