@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eventmux import Event, source
+from eventmux.catalog import Catalog, EnabledSource
+from eventmux.errors import FullError
+from eventmux.hub import Hub, Start
+from eventmux.policy import Limits, Policy
+from eventmux.runs import Wanted
 from eventmux.settings import load_settings
-from eventsource import EventSource, Received, wait_until
+from eventmux.stream import Selection
+from eventsource import PATIENCE, EventSource, Received, wait_until
 from service import Client, Service, serve_process, serving, serving_file
+from taking import FORM, Taking
 
 COUNTING = """
 import asyncio, os
@@ -555,6 +566,60 @@ def test_reloads_during_a_shutdown_do_not_keep_the_process(home: Home) -> None:
             assert 0 == process.process.wait(10)
             assert time.monotonic() - began < 5
         assert "Traceback" not in process.log.read_text()
+
+
+class Tick(Event):
+    n: int
+
+
+@source
+async def own(start: int = 0) -> AsyncIterator[Tick]:
+    for n in itertools.count(start):
+        yield Tick(n=n)
+        await asyncio.sleep(0.01)
+
+
+async def events_of(client: Taking) -> set[str]:
+    async with asyncio.timeout(PATIENCE):
+        while not (found := client.events()):
+            await asyncio.sleep(0.005)
+    return set(found)
+
+
+@pytest.mark.anyio
+async def test_a_run_that_has_still_to_follow_a_change_is_found_by_its_client(anyio_backend: str) -> None:
+    enabled = EnabledSource("own", own, "test", policy=Policy(linger=60), defaults={"start": 1})
+    hub = Hub(catalog=Catalog({"own": enabled}))
+    clients = [Taking(hub, [Wanted(enabled, enabled.validate({}), {})]) for _ in range(50)]
+    for client in clients:
+        assert {"tick"} == await events_of(client)
+        client.close()
+    changed = replace(enabled, defaults={"start": 9})
+    hub.apply(Catalog({"own": changed}), Limits())
+    with pytest.raises(FullError, match="has just been changed"):  # for a request that came before
+        Taking(hub, [Wanted(enabled, enabled.validate({}), {})])
+    # The last one would have to wait the longest.
+    again = [Taking(hub, [Wanted(changed, changed.validate({}), {})], client.cursor) for client in reversed(clients)]
+    for client in again:
+        assert {"tick"} == await events_of(client)
+        client.close()
+    assert 50 == len(hub._runs.all())
+    await hub.close()
+
+
+@pytest.mark.anyio
+async def test_a_private_log_is_nobody_elses_where_its_source_becomes_shared(anyio_backend: str) -> None:
+    enabled = EnabledSource("own", own, "test", policy=Policy(linger=60, once=True))
+    hub = Hub(catalog=Catalog({"own": enabled}))
+    client = Taking(hub, [Wanted(enabled, enabled.validate({}), {})])
+    changed = replace(enabled, policy=Policy(linger=60, once=True, shared=True))
+    hub.apply(Catalog({"own": changed}), Limits())
+    assert {"tick"} == await events_of(client)  # it is not begun again, and goes on
+    stranger = hub.subscribe([Wanted(changed, changed.validate({}), {})], Start(since=0), Selection(FORM))
+    assert client.cursor.partition(".")[0] != stranger.cursor.decode().partition(".")[0]
+    stranger.close()
+    client.close()
+    await hub.close()
 
 
 def test_a_hundred_reloads_leave_no_run_and_no_task_behind(home: Home, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from .fanout import Fanout
 from .policy import Limits
 from .reader import Gap, View
 from .runs import Runs, Wanted
-from .stream import MEMBERS, Selection, Stream
+from .stream import Farewells, Selection, Stream
 from .subscription import Subscription
 
 if TYPE_CHECKING:
@@ -78,12 +78,11 @@ class Hub:
         Sources that are equal to those of before must be the same objects.
         """
         before, self._catalog = self._catalog, catalog
-        left = self._runs.apply(catalog.sources, limits)
-        gone = _changed_streams(before, catalog) if before else frozenset()
-        sent_away = {stream for channel in left for stream in channel.streams}
-        sent_away |= {stream for stream in self._streams.values() if stream.name in gone}
-        for stream in sent_away:
-            self._fanout.add(_Farewells(stream))
+        self._runs.apply(catalog.sources, limits)
+        changed = _changed_streams(before, catalog) if before else frozenset()
+        for stream in self._streams.values():
+            if stream.name in changed:
+                self._fanout.add(Farewells(stream))
 
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
         """The stream of all who want the same of the same logs."""
@@ -204,23 +203,6 @@ class Hub:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""
         self.drain()
         await self._runs.close()
-
-
-class _Farewells:
-    """Sends the members of a stream away, a few at a time: they come back, with their cursors, to what there is."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._left = stream.members
-
-    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
-        members = self._left[-MEMBERS:]
-        del self._left[-MEMBERS:]
-        for member in members:
-            try:
-                member.drain()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
-                member.fail(error)
-        return bool(self._left)
 
 
 def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:

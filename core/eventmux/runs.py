@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from .cursor import shared_epoch
 from .errors import FullError, PluginError
 from .history import Ledger
 from .run import Run, fingerprint
+from .stream import Farewells
 from .turn import Pulse
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from .fanout import Fanout
     from .policy import Limits
 
+log = logging.getLogger("eventmux.run")
+
+SLICE = 8  # runs that follow a change before others have a turn
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 FEW = 4  # runs of a source that are compared one by one, the newest first
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
@@ -61,6 +67,8 @@ class Runs:
         self._finished: dict[Run, None] = {}  # the same of those that are over
         self._expiries: dict[Run, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[bool]] = set()
+        self._offered: Mapping[str, EnabledSource] = {}
+        self._stale: dict[Run, None] = {}  # which have still to follow a change of what is offered
         self._withdrawn: dict[Channel, Run] = {}  # stopped, and found by nobody, but still read
         self._parameters = 0  # bytes of what clients have sent as parameters of these runs
         self._sweeper: asyncio.TimerHandle | None = None
@@ -85,6 +93,9 @@ class Runs:
     ) -> Run | None:
         """The run whose log `position` is in, if it has these parameters and is the client's own."""
         run = self._runs[enabled.name].get(position.epoch)
+        if run in self._stale:
+            self._follow(run)
+            run = self._runs[enabled.name].get(position.epoch)
         if run is None or run.principal != (None if enabled.shared else principal):
             return None
         return run if run.parameters == parameters and position.offset <= run.channel.history.last else None
@@ -95,7 +106,7 @@ class Runs:
         runs = self._runs[enabled.name]
         found = reversed(runs.values()) if len(runs) <= FEW else self._shared.get(_key(enabled, parameters), ())
         for run in found:
-            if run.parameters == parameters and (is_replay or run.state != "over"):
+            if run.enabled.shared and run.parameters == parameters and (is_replay or run.state != "over"):
                 return run
         return None
 
@@ -233,29 +244,48 @@ class Runs:
         if listed.get(run.channel.epoch) is run:
             del listed[run.channel.epoch]
             self._parameters -= run.size
+            if not listed:
+                del self._runs[run.enabled.name]
+        self._stale.pop(run, None)
         self._unfile(run)
 
-    def apply(self, offered: Mapping[str, EnabledSource], limits: Limits) -> list[Channel]:
+    def apply(self, offered: Mapping[str, EnabledSource], limits: Limits) -> None:
         """Offer this from now on: end what is no longer there, change what is another now, and leave alone the rest.
 
-        Returns the channels whose clients must come back: their source is shared where it was private, or the reverse.
+        Shared runs at once; private ones, of which there may be thousands, a few at a time, or when they are asked for.
         """
         self._limits, self.ledger.limit = limits, limits.history
-        left = []
+        self._offered = offered
         for run in [run for runs in self._runs.values() for run in runs.values()]:
-            enabled = offered.get(run.enabled.name)
+            if offered.get(run.enabled.name) is not run.enabled:
+                self._stale[run] = None
+                if run.enabled.shared:
+                    self._follow(run)
+        if self._stale:
+            self._fanout.add(self)
+        self.relieve()
+
+    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
+        for run in list(itertools.islice(self._stale, SLICE)):
+            self._follow(run)
+        return bool(self._stale)
+
+    def _follow(self, run: Run) -> None:
+        """Make of the run what is offered now under its name."""
+        del self._stale[run]
+        enabled = self._offered.get(run.enabled.name)
+        try:
             if enabled is None or enabled.unavailable:
                 self._remove(run)
-            elif enabled.shared != run.enabled.shared:
-                if not run.is_kept:
-                    self._withdraw(run)
-                    left.append(run.channel)
-            elif enabled is not run.enabled:
+            elif enabled.shared == run.enabled.shared:
                 self._change(run, enabled)
-        for source in [source for source, runs in self._runs.items() if not runs]:
-            del self._runs[source]
-        self.relieve()
-        return [channel for channel in left if channel.streams]
+            elif not run.is_kept:
+                self._withdraw(run)
+                for stream in run.channel.streams:
+                    self._fanout.add(Farewells(stream))
+        except Exception:  # what a plugin's own types raise when they are compared
+            log.exception("a run of source %s could not follow a change: it is removed", run.enabled.name)
+            self._remove(run)
 
     def _change(self, run: Run, enabled: EnabledSource) -> None:
         try:

@@ -229,3 +229,20 @@ class Stream:
         step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
         step.is_last = reader.is_cut or is_read(reader.place)
         return step
+
+
+class Farewells:
+    """Sends the members of a stream away, a few at a time: they come back, with their cursors, to what there is."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._left = stream.members
+
+    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
+        members = self._left[-MEMBERS:]
+        del self._left[-MEMBERS:]
+        for member in members:
+            try:
+                member.drain()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
+                member.fail(error)
+        return bool(self._left)
