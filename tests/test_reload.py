@@ -373,6 +373,34 @@ def test_an_editor_that_puts_another_file_in_its_place_is_followed_and_its_neigh
     assert 3 == len(applied(caplog))
 
 
+def test_a_log_that_is_written_next_to_the_file_wakes_nobody(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "watchfiles")
+    home.plugin("one")
+    with home.serving("one: {}") as service:
+        with (home.path / "service.log").open("w") as neighbour:
+            for _ in range(100):
+                neighbour.write("line\n")
+                neighbour.flush()
+                time.sleep(0.01)
+        home.write("one: {}", "# the end")
+        wait_until(lambda: applied(caplog), "the change")
+        assert ["one"] == names(service)
+    assert [] == [message for message in caplog.messages if " detected" in message and "service.log" in message]
+
+
+def test_a_directory_of_plugins_that_comes_with_a_change_is_read_once(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.plugin("one")
+    with serving_file("sources: {clock: {}}", home.path) as service:
+        home.write("one: {}")
+        wait_until(lambda: "one" in names(service), "the source of the directory")
+        time.sleep(1.5)
+        assert [f"{home.file} applied: added one, removed clock, 0 untouched"] == applied(caplog)
+        home.plugin("one", step=2)
+        wait_until(lambda: len(applied(caplog)) == 2, "the directory to be watched")
+
+
 def test_a_config_map_is_followed_through_its_links(home: Home) -> None:
     home.plugin("one")
     home.plugin("two")

@@ -74,6 +74,9 @@ class Reload:
         else:
             if not service.hub.is_draining:
                 service.apply(prepared)
+                # Plugins may be in another directory now: what is there has been read already.
+                seen = {**self._loaded(), **self._seen}
+                self._seen = {path: seen.get(path) for path in self._content()}
 
     async def _watch(self) -> None:
         await self._look()  # it may have changed between its reading and now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import TypeAlias
@@ -31,23 +31,27 @@ async def changes(look: Look) -> AsyncGenerator[None, None]:
     """
     seen = _seen(look())
     while True:
-        directories = _directories(look())
-        async with aclosing(_stirs(directories)) as stirs:
+        names = _names(look())
+        directories = _directories(names)
+        async with aclosing(_stirs(directories, names)) as stirs:
             async for _ in stirs:
                 found = _seen(look())
                 if found != seen:
                     seen = found
                     yield
-                if _directories(look()) != directories:
+                now = _names(look())
+                if now != names or _directories(now) != directories:
                     break
 
 
-async def _stirs(directories: dict[str, tuple[int, ...]]) -> AsyncGenerator[None, None]:
-    """Something has happened in one of the directories, or it is time to look all the same."""
+async def _stirs(directories: Mapping[str, tuple[int, ...]], names: frozenset[str]) -> AsyncGenerator[None, None]:
+    """Something has happened to one of the names or in it, or it is time to look all the same. A log that is written next
+    to them wakes nobody.
+    """
     try:
         async for _ in awatch(
             *directories,
-            watch_filter=None,
+            watch_filter=lambda _, path: path in names or os.path.dirname(path) in names,  # noqa: PTH120 - of texts
             debounce=int(DEBOUNCE * 1000),
             rust_timeout=int(LOOK_SECONDS * 1000),
             yield_on_timeout=True,
@@ -75,13 +79,18 @@ def _stat(path: Path) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _directories(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Those in which something happens when a file changes: of the file, and of every link on the way to it."""
+def _names(files: Iterable[Path]) -> frozenset[str]:
+    """Of the files, and of every link on the way to them."""
+    return frozenset(str(step) for path in files for step in _way(path))
+
+
+def _directories(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Those in which something happens when one of the names is changed, or comes to mean something else."""
     found: dict[str, tuple[int, ...]] = {}
-    for directory in dict.fromkeys(step.parent for path in files for step in _way(path)):
-        stat = _stat(directory)
-        if stat and directory.is_dir():
-            found[str(directory)] = stat[:2]
+    for directory in sorted({os.path.dirname(name) for name in names}):  # noqa: PTH120 - of texts
+        stat = _stat(Path(directory))
+        if stat and Path(directory).is_dir():
+            found[directory] = stat[:2]
     return found
 
 
