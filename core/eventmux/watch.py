@@ -45,8 +45,8 @@ async def changes(look: Look) -> AsyncGenerator[None, None]:
 
 
 async def _stirs(directories: Mapping[str, tuple[int, ...]], names: frozenset[str]) -> AsyncGenerator[None, None]:
-    """Something has happened to one of the names or in it, or it is time to look all the same. A log that is written next
-    to them wakes nobody.
+    """Something has happened to one of the names or in it, or it is time to look all the same. A log that is written
+    next to them wakes nobody.
     """
     try:
         async for _ in awatch(
