@@ -116,6 +116,7 @@ class Process:
 
     def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> None:
         self.log = cwd / "serve.log"
+        path = [str(portable.TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -128,7 +129,7 @@ class Process:
                     *arguments,
                 ],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": str(portable.TESTS), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

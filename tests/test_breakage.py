@@ -511,10 +511,10 @@ async def test_nothing_that_subscribing_raises_leaves_a_run_behind(
     wanted = [Wanted(enabled, enabled.validate({})) for enabled in (shared, odd)]
     opened = hub._runs.open
 
-    def fails(enabled: EnabledSource, *rest: Any) -> Any:
-        if enabled is odd:
+    def fails(want: Wanted, *rest: Any) -> Any:
+        if want.enabled is odd:
             raise ZeroDivisionError
-        return opened(enabled, *rest)
+        return opened(want, *rest)
 
     monkeypatch.setattr(hub._runs, "open", fails)
     with pytest.raises(ZeroDivisionError):

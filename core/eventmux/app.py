@@ -15,11 +15,15 @@ from sse_starlette import EventSourceResponse
 
 from .errors import EventmuxError
 from .hub import Hub
+from .reload import Reload
+from .service import Service
 from .settings import Settings, load_settings
-from .web import auth, catalog, dashboard, openapi, status, streams, trial
+from .web import auth, catalog, dashboard, openapi, status, trial
 from .web.auth import Guard
 from .web.gate import Gate
 from .web.outlet import Delivery
+from .web.routes import Routes
+from .web.streams import Streams
 from .web.visits import Visits
 
 if TYPE_CHECKING:
@@ -39,23 +43,24 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
-    hub = Hub(settings.limits)
+    service = Service(settings)
     delivery, visits = Delivery(settings.config.server), Visits(settings.limits)
     guard, gate = Guard(settings), Gate(settings.config)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(settings, hub, delivery, guard),
+        lifespan=_lifespan(service, delivery, guard),
     )
-    app.state.hub, app.state.visits, app.state.guard, app.state.gate = hub, visits, guard, gate
-    app.include_router(status.router(settings.catalog, hub, settings.plugins.found, guard))
-    app.include_router(catalog.router(settings.catalog, hub, guard))
+    app.state.hub, app.state.visits, app.state.guard, app.state.gate = service.hub, visits, guard, gate
+    app.include_router(status.router(service, guard))
+    app.include_router(catalog.router(service, guard))
     app.include_router(auth.router(guard))
     app.include_router(dashboard.router())
-    streams.add_routes(app, settings.catalog, hub, delivery, visits, guard, dependencies)
+    for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):
+        service.add(part.follow)
     app.add_exception_handler(EventmuxError, _refused)
-    openapi.install(app, settings.catalog, guard)
+    openapi.install(app, service, guard)
     app.add_middleware(gate.around)
     app.add_middleware(auth.TicketFilter)  # the last one added is the outermost
     return app
@@ -69,20 +74,21 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(settings: Settings, hub: Hub, delivery: Delivery, guard: Guard) -> Lifespan[FastAPI]:
+def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
-        if delivery.is_direct and (reason := await trial.why_not(settings.config.server)):
+        if delivery.is_direct and (reason := await trial.why_not(service.settings.config.server)):
             log.warning("streams go through ASGI, at more cost: %s", reason)
             delivery.is_direct = False
-        watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
+        watch = asyncio.create_task(_drain_at_exit(service.hub), name="eventmux exit")
         try:
-            yield
+            async with Reload(service).running():
+                yield
         finally:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-            await hub.close()
+            await service.hub.close()
             await guard.close()
             delivery.close()
 

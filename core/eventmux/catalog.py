@@ -156,3 +156,8 @@ class Catalog:
             return self.sources[name]
         except KeyError:
             raise UnknownSourceError(name, self.sources, is_stream=name in self.streams) from None
+
+    def keeping(self, before: Catalog) -> Catalog:
+        """The same, with the sources of `before` where they are equal: what has not changed is the same object."""
+        kept = {name: old for name, old in before.sources.items() if self.sources.get(name) == old}
+        return Catalog({name: kept.get(name, enabled) for name, enabled in self.sources.items()}, self.streams)

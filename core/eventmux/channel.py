@@ -65,9 +65,15 @@ class Channel:
         self._is_marked = False
         self._reached = 0
         self._reached_total = 0  # bytes of the history up to there
+        self._reader_moved: asyncio.Future[None] | None = None
+        self.bound(bounds)
+
+    def bound(self, bounds: Bounds) -> None:
+        """Keep so much from now on."""
+        self.history.bound(bounds, self._clock.now())
         self._window_events = min(WINDOW_EVENTS, bounds.events)
         self._window_bytes = min(WINDOW_BYTES, bounds.bytes)
-        self._reader_moved: asyncio.Future[None] | None = None
+        self._wake_writer()
 
     def append(self, frame: Frame) -> None:
         frame.at = self.touched = self._clock.now()
@@ -112,8 +118,11 @@ class Channel:
             self._reached = offset
             history = self.history
             self._reached_total = history.total if offset == history.last else history.total_at(offset)
-            if self._reader_moved and not self._reader_moved.done():
-                self._reader_moved.set_result(None)
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        if self._reader_moved and not self._reader_moved.done():
+            self._reader_moved.set_result(None)
 
     @property
     def is_full(self) -> bool:

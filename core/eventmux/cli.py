@@ -47,6 +47,7 @@ def main(*, verbose: bool) -> None:
     logging.getLogger("eventmux").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     # The service says itself where it listens; uvicorn's words about its process would hide that.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 @main.command()

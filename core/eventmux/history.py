@@ -61,6 +61,14 @@ class History:
             self.trim(frame.at)
         return self.last
 
+    def bound(self, bounds: Bounds, now: int) -> None:
+        """Keep so much from now on. The newest frame always stays, as at an append."""
+        self.bounds = bounds
+        self.evict(self.last + 1 - self.first - bounds.events)
+        while self.bytes > bounds.bytes and self.first < self.last:
+            self.evict(1)
+        self.trim(now)
+
     @property
     def newest(self) -> Frame:
         """The last frame, where there is one."""

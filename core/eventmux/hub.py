@@ -10,8 +10,8 @@ from .errors import FullError
 from .fanout import Fanout
 from .policy import Limits
 from .reader import Gap, View
-from .runs import Runs
-from .stream import Selection, Stream
+from .runs import Runs, Wanted
+from .stream import Farewells, Selection, Stream
 from .subscription import Subscription
 
 if TYPE_CHECKING:
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from .catalog import EnabledSource
+    from .catalog import Catalog, EnabledSource
     from .run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A source that a request asks for, with its validated parameters."""
-
-    enabled: EnabledSource
-    parameters: BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +38,9 @@ class Start:
 class Hub:
     """The runs of a process, and the subscriptions that are open."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, catalog: Catalog | None = None) -> None:
+        """`catalog`: what may be subscribed to; without one, whatever is asked for."""
+        self._catalog = catalog
         self._fanout = Fanout()
         self._runs = Runs(limits or Limits(), self._fanout)
         self._streams: dict[Hashable, Stream] = {}
@@ -55,6 +49,8 @@ class Hub:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
         if self.is_draining:
             raise FullError("the service is shutting down")
+        if self._catalog:
+            self._check(wanted, self._catalog)
         self._fanout.begin()
         self._runs.relieve()  # here, and not once there are runs that wait for this subscription
         start = self._located(wanted, start)
@@ -75,6 +71,8 @@ class Hub:
         """Give `message` to the run of a source that takes events. Raises FullError where there is no room for it."""
         if self.is_draining:
             raise FullError("the service is shutting down")
+        if self._catalog:
+            self._check([want], self._catalog)
         self._fanout.begin()
         self._runs.relieve()
         opened: list[Run] = []
@@ -85,10 +83,29 @@ class Hub:
             self._undo([], opened)
             raise
 
+    @staticmethod
+    def _check(wanted: Sequence[Wanted], catalog: Catalog) -> None:
+        """A request that came before a change, and asks for what was, is made again by its client."""
+        for want in wanted:
+            if catalog.sources.get(want.enabled.name) is not want.enabled:
+                raise FullError(f"source {want.enabled.name!r} has just been changed")
+
+    def apply(self, catalog: Catalog, limits: Limits) -> None:
+        """Serve this from now on. Who reads what has not changed does not notice.
+
+        Sources that are equal to those of before must be the same objects.
+        """
+        before, self._catalog = self._catalog, catalog
+        self._runs.apply(catalog.sources, limits)
+        changed = _changed_streams(before, catalog) if before else frozenset()
+        for stream in self._streams.values():
+            if stream.name in changed:
+                self._fanout.add(Farewells(stream))
+
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
         """The stream of all who want the same of the same logs."""
         logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
-        key = (*logs, selection.events, selection.form, selection.mark)
+        key = (*logs, selection.events, selection.form, selection.mark, selection.name)
         if key not in self._streams:
             self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key))
         return self._streams[key]
@@ -145,7 +162,7 @@ class Hub:
         enabled, parameters = want.enabled, want.parameters
         if enabled.shared and (run := self._runs.current(enabled, parameters, is_replay=start.since is not None)):
             return run
-        opened.append(self._runs.open(enabled, parameters, epoch, start.principal))
+        opened.append(self._runs.open(want, epoch, start.principal))
         return opened[-1]
 
     def _beginning(self, run: Run, position: Position | None, start: Start) -> tuple[int, str | None]:
@@ -204,6 +221,17 @@ class Hub:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""
         self.drain()
         await self._runs.close()
+
+
+def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:
+    """The named streams whose clients must come back. Where a stream has only lost sources that are gone, its clients
+    have been told so, and read on.
+    """
+    return frozenset(
+        name
+        for name, members in before.streams.items()
+        if [member for member in members if member in after.sources] != list(after.streams.get(name, ()))
+    )
 
 
 def _could_be_of(position: Position, enabled: EnabledSource) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 import sys
@@ -9,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import metadata
+from importlib import invalidate_caches, metadata
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Literal, cast
 
 import pluggy
@@ -37,7 +38,8 @@ class Plugin:
     """A plugin and what became of it.
 
     `state`: `loaded`; `partial` if something that it offers cannot be used; `failed` if nothing can; `disabled`.
-    `error` says why, in one line. `distribution` is None for a single file, and `target` then its path.
+    `error` says why, in one line. `distribution` is None for a single file, and `target` then its path;
+    `digest` tells one content of it from another. `served`: the plugin as it was before a change by which it failed.
     `authenticate`: its hook of this name, if it has one; it returns a list of what each implementation gives.
     """
 
@@ -48,6 +50,8 @@ class Plugin:
     state: Literal["loaded", "partial", "failed", "disabled"] = "loaded"
     error: str | None = None
     sources: tuple[Source[...], ...] = ()
+    digest: str | None = None
+    served: Plugin | None = field(default=None, repr=False)
     authenticate: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -66,12 +70,13 @@ class Plugin:
 @dataclass(frozen=True)
 class Plugins:
     """All plugins found. `offers`: a source's name -> the source and the plugin that offers it; contested names are
-    in `contested` instead, with words that name those who offer them.
+    in `contested` instead, with words that name those who offer them. `loaded`: the same plugins without that.
     """
 
     found: tuple[Plugin, ...]
     offers: Mapping[str, tuple[Source[...], Plugin]]
     contested: Mapping[str, str] = field(default_factory=dict)
+    loaded: tuple[Plugin, ...] = ()
 
     @property
     def guards(self) -> list[Plugin]:
@@ -83,20 +88,40 @@ class Plugins:
         return [plugin for plugin in self.found if plugin.error]
 
 
-def load_plugins(*, disabled: Iterable[str] = (), directory: Path | None = None) -> Plugins:
+def load_plugins(
+    *, disabled: Iterable[str] = (), directory: Path | None = None, before: Plugins | None = None
+) -> Plugins:
     """Import every plugin of the entry-point group and every file of `directory`, but those in `disabled`.
 
     A plugin is disabled by its name, or by its key where two have one name. Never raises for what a plugin does: that
-    is in the plugin's `error`.
+    is in the plugin's `error`. Of those `before`, a plugin that was loaded is kept with its sources, unless its file
+    holds something else now.
     """
     off = frozenset(disabled)
+    invalidate_caches()  # what has been installed since the last time is to be found
+    known = {(plugin.key, plugin.target): plugin for plugin in (before.loaded if before else ())}
     candidates = [*_installed(), *(_files(directory) if directory else ())]
     return _settle(
         [
-            replace(plugin, state="disabled") if {plugin.name, plugin.key} & off else _load(plugin, load)
+            replace(plugin, state="disabled")
+            if {plugin.name, plugin.key} & off
+            else _kept_or_loaded(known.get((plugin.key, plugin.target)), plugin, load)
             for plugin, load in candidates
         ]
     )
+
+
+def _kept_or_loaded(known: Plugin | None, plugin: Plugin, load: Callable[[], Any]) -> Plugin:
+    known = (known.served or known) if known else None
+    if known is None or not known.sources:
+        return _load(plugin, load)
+    if known.digest == plugin.digest:
+        return known
+    changed = _load(plugin, load)
+    if changed.state != "failed":
+        return changed
+    error = f"{changed.error}; until then its sources are served as they were before its change"
+    return replace(known, state="partial", error=error, served=known)
 
 
 def _installed() -> list[tuple[Plugin, Callable[[], Any]]]:
@@ -109,19 +134,44 @@ def _installed() -> list[tuple[Plugin, Callable[[], Any]]]:
 
 
 def _files(directory: Path) -> Iterator[tuple[Plugin, Callable[[], Any]]]:
-    for path in sorted(directory.glob("[!_.]*.py")):
-        yield Plugin(path.stem, None, None, str(path)), partial(_import_file, path)
+    for path in plugin_files(directory):
+        # Before it is imported: if it changes in between, it counts as changed the next time.
+        yield Plugin(path.stem, None, None, str(path), digest=digest(path)), partial(_import_file, path)
+
+
+def plugin_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[!_.]*.py"))
+
+
+def digest(path: Path) -> str:
+    """Of a file's content; of one that cannot be read, of the reason."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        content = str(error.errno).encode()
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class _FileLoader(SourceFileLoader):
+    """Without the bytecode that Python keeps: it passes for that of a file which was changed within the same second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.get_filename(fullname)), self.path)
+        return code
 
 
 def _import_file(path: Path) -> ModuleType:
     name = _LOCAL + path.stem
-    loader = SourceFileLoader(name, str(path))
+    before = sys.modules.get(name)
+    loader = _FileLoader(name, str(path))
     module = module_from_spec(cast("ModuleSpec", spec_from_loader(name, loader)))  # this loader always has one
     sys.modules[name] = module  # dataclasses and pydantic look a class's module up here
     try:
         loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
+        if before:
+            sys.modules[name] = before
         raise
     return module
 
@@ -247,6 +297,7 @@ def _place(plugin: Plugin, error: BaseException) -> str:
 
 def _settle(found: list[Plugin]) -> Plugins:
     """Give each name to the one that offers it. A name that two offer is nobody's, and both say so."""
+    loaded = tuple(found)
     offers: dict[str, list[tuple[Source[...], int]]] = defaultdict(list)
     for index, plugin in enumerate(found):
         for source in plugin.sources:
@@ -260,7 +311,7 @@ def _settle(found: list[Plugin]) -> Plugins:
                 error = "; ".join(filter(None, [found[index].error, f"source {name!r} is {contested[name]}"]))
                 found[index] = replace(found[index], state="partial", error=error)
     settled = {name: (those[0][0], found[those[0][1]]) for name, those in offers.items() if name not in contested}
-    return Plugins(tuple(found), settled, contested)
+    return Plugins(tuple(found), settled, contested, loaded)
 
 
 def _contest(rivals: list[Plugin]) -> str:

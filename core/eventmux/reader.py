@@ -37,13 +37,28 @@ class Gap(NamedTuple):
     is_own: bool = False
 
 
+class Removed(NamedTuple):
+    """The end, once told, of a source that the service no longer has. Its position stays in the cursor: where the
+    source is added again, the client gets its events again.
+    """
+
+    offset: int
+
+
+REMOVED = "removed"  # the reason of such an end
+
 # Where a client stands in each channel of its stream: the last offset taken, a gap to be told, None after the end.
-Place: TypeAlias = "tuple[int | Gap | None, ...]"
+Place: TypeAlias = "tuple[int | Gap | Removed | None, ...]"
 
 
 def is_over(place: Place) -> bool:
-    """Whether the end has been seen in every channel."""
+    """Whether the end has been seen in every channel, and none of them may come back."""
     return all(at is None for at in place)
+
+
+def is_read(place: Place) -> bool:
+    """Whether nothing more will come from any channel on this connection."""
+    return all(at is None or type(at) is Removed for at in place)
 
 
 class Entry(NamedTuple):
@@ -57,7 +72,8 @@ class Entry(NamedTuple):
 @dataclass(slots=True)
 class View:
     """One channel as its stream sees it, and the place in it that is being read. Without a channel the run is lost, or
-    its end has been seen. `hangs_up`: whether a client that lags is disconnected instead of moved on.
+    its end has been seen. `hangs_up`: whether a client that lags is disconnected instead of moved on. `is_removed`:
+    whether the end that has been seen is of a source that may come back.
     """
 
     channel: Channel | None
@@ -66,19 +82,23 @@ class View:
     offset: int = 0
     gap: Gap | None = None
     is_over: bool = False
+    is_removed: bool = False
 
-    def seat(self, at: int | Gap | None) -> None:
-        self.is_over = at is None
+    def seat(self, at: int | Gap | Removed | None) -> None:
+        self.is_removed = isinstance(at, Removed)
+        self.is_over = at is None or self.is_removed
         self.gap = at if isinstance(at, Gap) else None
-        self.offset = self.gap.offset if self.gap else at or 0  # type: ignore[assignment] # an int is left
+        self.offset = at.offset if isinstance(at, Gap | Removed) else at or 0
 
     @property
-    def at(self) -> int | Gap | None:
-        return None if self.is_over else self.gap or self.offset
+    def at(self) -> int | Gap | Removed | None:
+        if self.is_over:
+            return Removed(self.offset) if self.is_removed else None
+        return self.gap or self.offset
 
     @property
     def position(self) -> tuple[str, str, int | None]:
-        if self.is_over:
+        if self.is_over and not self.is_removed:
             return self.source, "", None
         if self.gap and self.gap.told:
             return self.source, self.gap.told.epoch, self.gap.told.offset
@@ -204,5 +224,7 @@ class Reader:
 
     def _end(self, index: int, view: View, reason: str) -> Entry:
         view.is_over = True
-        self._cursor.end(index)
+        view.is_removed = reason == REMOVED
+        if not view.is_removed:
+            self._cursor.end(index)
         return Entry(view.source, sse.control("stream.end", source=view.source, reason=reason), self.cursor)

@@ -6,17 +6,18 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import sse
 from .errors import SourceError
 from .inbox import Inbox
 from .operators import piped
+from .reader import REMOVED
 from .signature import Context
 from .turn import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pydantic import BaseModel
 
@@ -38,7 +39,8 @@ class Run:
     `start` and `stop` may come again and again: a shared source that was stopped or has failed goes on in the same
     log. Each time, the generator is iterated and closed by one task, so that task groups, time-outs and context
     variables hold across its yields. A private run waits for its reader; a shared one never waits, and is started
-    again when it fails. `principal`: whom a private run belongs to. `on_over`: called when nothing more will come.
+    again when it fails. `given`: what the client gave, of which the parameters were made. `principal`: whom a private
+    run belongs to. `on_over`: called when nothing more will come.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Run:
         parameters: BaseModel,
         channel: Channel,
         *,
+        given: Mapping[str, Any],
         pulse: Pulse,
         principal: str | None,
         on_over: Callable[[Run], None],
     ) -> None:
         self.enabled = enabled
         self.parameters = parameters
+        self.given = given
         self.channel = channel
         self._pulse = pulse
         self.principal = principal
@@ -72,6 +76,11 @@ class Run:
         if self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
             return None
         return "quarantined" if self._failures >= self.enabled.policy.restart.attempts else "restarting"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether no change may begin it again: it is over, or each run costs."""
+        return self.state == "over" or self.enabled.policy.once
 
     def start(self) -> None:
         """Do nothing if it runs or is over."""
@@ -95,6 +104,31 @@ class Run:
             self._close(task, self._stopping), name=f"eventmux close {self.enabled.name}"
         )
         return self._stopping
+
+    def change(self, enabled: EnabledSource, parameters: BaseModel) -> asyncio.Task[bool] | None:
+        """Be a run of this from now on. Where that makes it another one, what runs is stopped, as by `stop`, and begins
+        again in the same log; how often it has failed is forgotten. Otherwise nothing stops.
+        """
+        before, is_kept = self.enabled, self.is_kept
+        is_another = (enabled.source, enabled.pipe, parameters) != (before.source, before.pipe, self.parameters)
+        is_hastened = self.pause is not None and enabled.policy.restart != before.policy.restart
+        self.enabled, self.parameters = enabled, parameters
+        if enabled.source.takes and self.inbox is None:
+            self.inbox = Inbox()
+        if is_kept or enabled.policy.once or not (is_another or is_hastened):
+            return None
+        self._failures, self._may_begin = 0, 0.0
+        closing = self.stop()
+        if closing:
+            self.start()
+        return closing
+
+    def remove(self) -> asyncio.Task[bool] | None:
+        """End it, because the service has its source no more; as `stop`."""
+        if self.state != "over":
+            self.state = "over"
+            self.channel.end(REMOVED)
+        return self.stop()
 
     async def _close(self, task: asyncio.Task[None], before: asyncio.Task[bool] | None) -> bool:
         _, pending = await asyncio.wait({task}, timeout=CLOSE_SECONDS)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from .channel import Channel, Clock
 from .cursor import shared_epoch
-from .errors import FullError
+from .errors import FullError, PluginError
 from .history import Ledger
 from .run import Run, fingerprint
+from .stream import Farewells
 from .turn import Pulse
 
 if TYPE_CHECKING:
@@ -26,9 +32,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventmux.run")
 
 PUBLISHED_SECONDS = 1.0  # that a run lasts at least, for what is published to it
+SLICE = 8  # runs that follow a change before others have a turn
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 FEW = 4  # runs of a source that are compared one by one, the newest first
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A source that a request asks for, with its validated parameters, and what they were made of."""
+
+    enabled: EnabledSource
+    parameters: BaseModel
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runs:
@@ -53,11 +69,15 @@ class Runs:
         self._alive: set[Run] = set()  # that have a generator, waiting to be started again included
         self._expiries: dict[Run, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[bool]] = set()
+        self._offered: Mapping[str, EnabledSource] = {}
+        self._stale: dict[Run, None] = {}  # which have still to follow a change of what is offered
+        self._withdrawn: dict[Channel, Run] = {}  # stopped, and found by nobody, but still read
         self._parameters = 0  # bytes of what clients have sent as parameters of these runs
         self._sweeper: asyncio.TimerHandle | None = None
 
     def all(self) -> list[Run]:
-        return [run for runs in self._runs.values() for run in runs.values()]
+        listed = [run for runs in self._runs.values() for run in runs.values()]
+        return [*listed, *self._withdrawn.values()]
 
     def of(self, source: str) -> list[Run]:
         return list(self._runs[source].values())
@@ -75,6 +95,9 @@ class Runs:
     ) -> Run | None:
         """The run whose log `position` is in, if it has these parameters and is the client's own."""
         run = self._runs[enabled.name].get(position.epoch)
+        if run in self._stale:
+            self._follow(run)
+            run = self._runs[enabled.name].get(position.epoch)
         if run is None or run.principal != (None if enabled.shared else principal):
             return None
         return run if run.parameters == parameters and position.offset <= run.channel.history.last else None
@@ -85,14 +108,15 @@ class Runs:
         runs = self._runs[enabled.name]
         found = reversed(runs.values()) if len(runs) <= FEW else self._shared.get(_key(enabled, parameters), ())
         for run in found:
-            if run.parameters == parameters and (is_replay or run.state != "over"):
+            if run.enabled.shared and run.parameters == parameters and (is_replay or run.state != "over"):
                 return run
         return None
 
-    def open(self, enabled: EnabledSource, parameters: BaseModel, epoch: str, principal: str | None) -> Run:
+    def open(self, want: Wanted, epoch: str, principal: str | None) -> Run:
         """A new run, not started yet. A private one has the `epoch` and the principal given, a shared one its own and
         none. Raises FullError where the source has no room for it.
         """
+        enabled, parameters = want.enabled, want.parameters
         name, policy = enabled.name, enabled.policy
         self._make_room(enabled)
         channel = Channel(
@@ -105,15 +129,35 @@ class Runs:
             on_idle=self.leave,
         )
         principal = None if policy.shared else principal
-        run = Run(enabled, parameters, channel, pulse=self._pulse, principal=principal, on_over=self._run_over)
+        run = Run(
+            enabled,
+            parameters,
+            channel,
+            given=want.given,
+            pulse=self._pulse,
+            principal=principal,
+            on_over=self._run_over,
+        )
         self._runs[name][channel.epoch] = run
         self._parameters += run.size
         if policy.shared:
-            key = _key(enabled, parameters)
-            self._shared[key] = [run, *(other for other in self._shared.get(key, ()) if other.parameters != parameters)]
+            self._file(run)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         return run
+
+    def _file(self, run: Run) -> None:
+        """Let a shared run be found by its parameters."""
+        key = _key(run.enabled, run.parameters)
+        others = [other for other in self._shared.get(key, ()) if other.parameters != run.parameters]
+        self._shared[key] = [run, *others]
+
+    def _unfile(self, run: Run) -> None:
+        key = _key(run.enabled, run.parameters)
+        if run in self._shared.get(key, ()):
+            self._shared[key].remove(run)
+            if not self._shared[key]:
+                del self._shared[key]
 
     def _new_epoch(self, source: str) -> str:
         while (epoch := shared_epoch()) in self._runs[source]:
@@ -151,6 +195,9 @@ class Runs:
 
     def leave(self, channel: Channel) -> None:
         """The last subscription has left: the run outlives it by `linger`."""
+        if channel in self._withdrawn:
+            self.forget(self._withdrawn[channel])
+            return
         run = self._runs[channel.source].get(channel.epoch)
         if run is None:
             return
@@ -208,9 +255,12 @@ class Runs:
         self._detached.pop(run, None)
         self._finished.pop(run, None)
         self._alive.discard(run)
-        if task := run.stop():
-            self._closing.add(task)
-            task.add_done_callback(self._closed)
+        self._watch(run.stop())
+
+    def _watch(self, closing: asyncio.Task[bool] | None) -> None:
+        if closing:
+            self._closing.add(closing)
+            closing.add_done_callback(self._closed)
 
     def _closed(self, task: asyncio.Task[bool]) -> None:
         self._closing.discard(task)
@@ -221,14 +271,89 @@ class Runs:
         self._stop(run)
         if run.inbox:
             log.warning("source %s is gone with %d published events it had not taken", run.enabled.name, len(run.inbox))
-        if self._runs[run.enabled.name].pop(run.channel.epoch, None):
-            self._parameters -= run.size
-        key = _key(run.enabled, run.parameters)
-        if run in self._shared.get(key, ()):
-            self._shared[key].remove(run)
-            if not self._shared[key]:
-                del self._shared[key]
+        self._unlist(run)
+        self._withdrawn.pop(run.channel, None)
         run.channel.history.clear()
+
+    def _unlist(self, run: Run) -> None:
+        """Let nobody find it any more."""
+        listed = self._runs[run.enabled.name]
+        if listed.get(run.channel.epoch) is run:
+            del listed[run.channel.epoch]
+            self._parameters -= run.size
+            if not listed:
+                del self._runs[run.enabled.name]
+        self._stale.pop(run, None)
+        self._unfile(run)
+
+    def apply(self, offered: Mapping[str, EnabledSource], limits: Limits) -> None:
+        """Offer this from now on: end what is no longer there, change what is another now, and leave alone the rest.
+
+        Shared runs at once; private ones, of which there may be thousands, a few at a time, or when they are asked for.
+        """
+        self._limits, self.ledger.limit = limits, limits.history
+        self._offered = offered
+        for run in [run for runs in self._runs.values() for run in runs.values()]:
+            if offered.get(run.enabled.name) is not run.enabled:
+                self._stale[run] = None
+                if run.enabled.shared:
+                    self._follow(run)
+        if self._stale:
+            self._fanout.add(self)
+        self.relieve()
+
+    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
+        for run in list(itertools.islice(self._stale, SLICE)):
+            self._follow(run)
+        return bool(self._stale)
+
+    def _follow(self, run: Run) -> None:
+        """Make of the run what is offered now under its name."""
+        del self._stale[run]
+        enabled = self._offered.get(run.enabled.name)
+        try:
+            if enabled is None or enabled.unavailable:
+                self._remove(run)
+            elif enabled.shared == run.enabled.shared:
+                self._change(run, enabled)
+            elif not run.is_kept:
+                self._withdraw(run)
+                for stream in run.channel.streams:
+                    self._fanout.add(Farewells(stream))
+        except Exception:  # what a plugin's own types raise when they are compared
+            log.exception("a run of source %s could not follow a change: it is removed", run.enabled.name)
+            self._remove(run)
+
+    def _change(self, run: Run, enabled: EnabledSource) -> None:
+        try:
+            parameters = enabled.validate(run.given)
+        except (ValidationError, PluginError):
+            if not run.is_kept:  # what its client asked for is not to be had any more
+                self._remove(run)
+            return
+        channel, before = run.channel, run.enabled.policy
+        self._unfile(run)
+        self._watch(run.change(enabled, parameters))
+        if enabled.shared:
+            self._file(run)
+        if enabled.policy.history != before.history:
+            channel.bound(enabled.policy.history)
+        for stream in channel.streams:
+            stream.hang_up(channel, on_lag=enabled.shared and enabled.policy.overflow == "disconnect")
+        if run in self._expiries and enabled.policy.linger_seconds != before.linger_seconds:
+            self.leave(channel)
+
+    def _remove(self, run: Run) -> None:
+        self._watch(run.remove())
+        self._withdraw(run)
+
+    def _withdraw(self, run: Run) -> None:
+        """Stop the run, and let nobody find it. Its log stays until those who read it have left."""
+        self._stop(run)
+        self._unlist(run)
+        self._withdrawn[run.channel] = run
+        if not run.channel.streams:
+            self.forget(run)
 
     def relieve(self) -> None:
         """If all histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import UserDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -17,7 +17,7 @@ from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
 from .grants import faults
-from .plugins import Plugins, load_plugins
+from .plugins import Plugins, digest, load_plugins
 from .policy import Limits
 from .source import MAX_NAME
 
@@ -33,12 +33,21 @@ MIN_SECRET, MAX_SHOWN = 4, 8
 
 @dataclass(frozen=True)
 class Settings:
-    """What the service is built from. `file` is None where there is no plugins.yaml."""
+    """What the service is built from. `file` is None where there is no plugins.yaml, `digest` tells one content of
+    it from another, and `environ` is what it is read with.
+    """
 
     config: Config
     plugins: Plugins
     catalog: Catalog
     file: str | None = None
+    digest: str | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+
+    @property
+    def plugin_directory(self) -> Path | None:
+        directory = self.config.plugins.dir
+        return Path(self.file or DEFAULT_FILE).parent / directory if directory else None
 
     @property
     def limits(self) -> Limits:
@@ -57,16 +66,30 @@ class Settings:
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read `path`, or ./plugins.yaml if there is one. Raises ConfigError with every fault found, in file order."""
+    return _load(path, environ, None)
+
+
+def reload_settings(before: Settings) -> Settings:
+    """Read the same file again; plugins that are loaded stay, and sources that have not changed are the same objects.
+
+    Raises ConfigError as `load_settings` does, also where the file is gone.
+    """
+    settings = _load(Path(before.file) if before.file else None, before.environ, before.plugins)
+    return replace(settings, catalog=settings.catalog.keeping(before.catalog))
+
+
+def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None) -> Settings:
     given = _Environment(environ)
+    content = digest(path or DEFAULT_FILE)  # before it is read: if it changes in between, it counts as changed
     document, file = _read(path, given)
-    plugins = _plugins(document)
+    plugins = _plugins(document, before)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
     problems = [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]
     if problems := [*problems, *_auth_problems(document, plugins)]:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
-    return Settings(config, plugins, enabling.catalog(config), file)
+    return Settings(config, plugins, enabling.catalog(config), file, content, environ)
 
 
 def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Plugins:
@@ -212,7 +235,7 @@ def _typed(document: Document) -> Config:
     return Config.model_validate({**document.value, "sources": {**sections, **waiting}})
 
 
-def _plugins(document: Document) -> Plugins:
+def _plugins(document: Document, before: Plugins | None = None) -> Plugins:
     """Load what the section asks for, as far as it can be read: what is disabled must not be imported by mistake."""
     disabled = _section(document).get("disabled")
     names = disabled if isinstance(disabled, list) else [disabled]
@@ -220,6 +243,7 @@ def _plugins(document: Document) -> Plugins:
     return load_plugins(
         disabled=[name for name in names if isinstance(name, str)],
         directory=directory if directory and _is_directory(directory) else None,
+        before=before,
     )
 
 

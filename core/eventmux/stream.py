@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from . import sse
-from .reader import READ_BYTES, READ_EVENTS, Entry, Reader, is_over
+from .reader import READ_BYTES, READ_EVENTS, Entry, Reader, is_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .channel import Channel
     from .fanout import Fanout
     from .reader import Place, View
     from .subscription import Subscription
@@ -33,7 +34,8 @@ class Format(Protocol):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
-    `reconnects`: whether it comes back by itself when it is sent away. `mark`: what stands before its cursor.
+    `reconnects`: whether it comes back by itself when it is sent away. `mark`: what stands before its cursor. `name`:
+    of the stream in plugins.yaml, if it asked for one.
     """
 
     form: Format
@@ -41,6 +43,7 @@ class Selection:
     limit: int | None = None
     reconnects: bool = True
     mark: bytes = b""
+    name: str | None = None
 
 
 class Piece:
@@ -82,8 +85,10 @@ class Stream:
     """
 
     def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None]) -> None:
+        self.name = selection.name
         self._views = views
         self._form = selection.form
+        self._reconnects = selection.reconnects
         self._reader = Reader(views, selection.events, selection.mark)
         self._on_empty = on_empty
         self._members: dict[Subscription, None] = {}
@@ -105,6 +110,12 @@ class Stream:
     @property
     def members(self) -> list[Subscription]:
         return list(self._members)
+
+    def hang_up(self, channel: Channel, *, on_lag: bool) -> None:
+        """Whether clients that lag behind this channel are disconnected, from now on."""
+        for view in self._views:
+            if view.channel is channel:
+                view.hangs_up = on_lag and self._reconnects
 
     def join(self, subscription: Subscription) -> None:
         self._members[subscription] = None
@@ -232,5 +243,22 @@ class Stream:
         step.events = sum(not entry.frame.is_control for entry in entries)
         step.has_more = reader.has_more
         step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
-        step.is_last = reader.is_cut or is_over(reader.place)
+        step.is_last = reader.is_cut or is_read(reader.place)
         return step
+
+
+class Farewells:
+    """Sends the members of a stream away, a few at a time: they come back, with their cursors, to what there is."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._left = stream.members
+
+    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
+        members = self._left[-MEMBERS:]
+        del self._left[-MEMBERS:]
+        for member in members:
+            try:
+                member.drain("moved")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
+                member.fail(error)
+        return bool(self._left)

@@ -137,12 +137,20 @@ class Guard:
 
     def apply(self, settings: Settings) -> None:
         """From the next request on."""
-        config = settings.config.auth
+        self.follow(settings)()
+
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        """As a Part of the service."""
+        config, authority = settings.config.auth, self._authority
         if config != self._config:  # else the keys that have been fetched stay
-            self._config = config
-            self._authority = Authority(config, settings.directory) if config else None
-        self._hooks = settings.plugins.guards
-        self.is_open = not settings.is_guarded
+            authority = Authority(config, settings.directory) if config else None
+
+        def apply() -> None:
+            self._config, self._authority = config, authority
+            self._hooks = settings.plugins.guards
+            self.is_open = not settings.is_guarded
+
+        return apply
 
     @property
     def hides(self) -> bool:

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request
 
 if TYPE_CHECKING:
-    from ..catalog import Catalog, EnabledSource
+    from ..catalog import EnabledSource
     from ..hub import Hub
+    from ..service import Service
     from .auth import Guard
 
 
-def router(catalog: Catalog, hub: Hub, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Guard) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
     @routes.get("/sources", operation_id="sources")
     async def sources(request: Request) -> dict[str, Any]:
         """Every source that may be read, with its parameters and events as JSON Schema, and the named streams."""
-        shown = catalog.readable(await guard.authenticate(request))
+        shown = service.catalog.readable(await guard.authenticate(request))
         return {
-            "sources": [_describe(enabled, hub) for enabled in shown.sources.values()],
+            "sources": [_describe(enabled, service.hub) for enabled in shown.sources.values()],
             "streams": [
                 {"name": name, "sources": list(members), "url": f"/sse/{name}"}
                 for name, members in shown.streams.items()

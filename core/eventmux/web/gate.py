@@ -13,9 +13,12 @@ from starlette.responses import JSONResponse
 from ..errors import MAX_SHOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from ..config import Config
+    from ..settings import Settings
 
 # Of an answer that does not say otherwise. no-store: a 404 may be kept by a cache for as long as it likes
 # (RFC 9111, 4.2.2), and an EventSource that is told it once stops for ever.
@@ -43,6 +46,10 @@ class Gate:
         """For `add_middleware`."""
         self._app = app
         return self
+
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        """As a Part of the service."""
+        return lambda: self.apply(settings.config)
 
     def apply(self, config: Config) -> None:
         cors = config.cors

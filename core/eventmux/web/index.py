@@ -4,13 +4,13 @@ cost 150 regular expressions before it begins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match, NoMatchFound
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from fastapi.routing import APIRoute
     from starlette.types import Receive, Scope, Send
 
@@ -25,16 +25,9 @@ class Index(BaseRoute):
 
     path = "/sse"  # for who looks at the paths of routes
 
-    def __init__(self) -> None:
-        self._routes: dict[tuple[str, str], APIRoute] = {}
-
-    def add(self, route: APIRoute) -> None:
-        """A route without parameters in its path."""
-        for method in route.methods or ():
-            self._routes[method, route.path] = route
-
-    def install(self, app: FastAPI) -> None:
-        app.router.routes[:0] = [self, OtherMethods()]
+    def __init__(self, routes: Iterable[APIRoute]) -> None:
+        """`routes`: without parameters in their paths."""
+        self._routes = {(method, route.path): route for route in routes for method in route.methods or ()}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope.get("root_path"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..catalog import Catalog, EnabledSource
+    from ..service import Service
     from .auth import Guard
 
 VERSION = "3.2.0"
@@ -28,7 +29,7 @@ _CONTROL_EVENTS: dict[str, Schema] = {
         "missed": {"type": ["integer", "null"], "minimum": 0},
     },
     "stream.error": {"message": _TEXT, "incident": _TEXT, "retryable": {"type": "boolean"}},
-    "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost"]}},
+    "stream.end": {"reason": {"enum": ["completed", "failed", "limit", "expired", "lost", "removed"]}},
 }
 
 _PROBLEM: Schema = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -80,7 +81,7 @@ _TICKETS: Schema = {
 }
 
 
-def install(app: FastAPI, catalog: Catalog, guard: Guard) -> None:
+def install(app: FastAPI, service: Service, guard: Guard) -> None:
     """Make `app.openapi()` OpenAPI 3.2 with the components that the operations below refer to, and `/openapi.json` a
     document in which nobody finds what is hidden from him.
     """
@@ -91,11 +92,11 @@ def install(app: FastAPI, catalog: Catalog, guard: Guard) -> None:
         document = made()
         components = document.setdefault("components", {}).setdefault("schemas", {})
         if "stream.end" not in components:
-            components.update(_components(catalog))
+            components.update(_components(service.catalog))
         return document if guard.is_open else _guarded(document)
 
     async def shown(request: Request) -> JSONResponse:
-        document = openapi()
+        document, catalog = openapi(), service.catalog
         if guard.hides:
             document = _readable(document, catalog, catalog.readable(await guard.glance(request)))
         if root := request.scope.get("root_path", "").rstrip("/"):

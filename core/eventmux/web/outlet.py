@@ -15,7 +15,10 @@ from ..stream import Piece
 from .wheel import Wheel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..config import ServerConfig
+    from ..settings import Settings
     from ..subscription import Subscription
     from .formats import Format
 
@@ -34,7 +37,19 @@ class Delivery:
         self.is_direct = server.direct
         self.retry = server.retry
         self.max_lifetime = server.max_lifetime
-        self.wheel: Wheel[Outlet] = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
+        self.wheel = _wheel(server)
+
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        """As a Part of the service: streams that are open are treated so, too."""
+        return lambda: self._apply(settings.config.server)
+
+    def _apply(self, server: ServerConfig) -> None:
+        if (self.heartbeat, self.send_timeout) != (server.heartbeat, server.send_timeout):
+            self.heartbeat, self.send_timeout = server.heartbeat, server.send_timeout
+            open_ones, self.wheel = self.wheel.stop(), _wheel(server)
+            for outlet in open_ones:
+                outlet.rewind()
+        self.retry, self.max_lifetime = server.retry, server.max_lifetime
 
     def close(self) -> None:
         """The service is over: whoever has not taken its end by now is cut off."""
@@ -50,6 +65,10 @@ class Delivery:
         if self.max_lifetime is None:
             return math.inf
         return now + self.max_lifetime * random.uniform(0.8, 1)  # noqa: S311 - not a secret
+
+
+def _wheel(server: ServerConfig) -> Wheel[Outlet]:
+    return Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
 
 
 class Outlet:
@@ -88,11 +107,16 @@ class Outlet:
 
     def start(self) -> None:
         self._wrote = now = asyncio.get_running_loop().time()
-        delivery = self._delivery
         self._expires += now - time.time()
-        self._deadline = min(self._expires, delivery.deadline(now))
-        delivery.wheel.add(self, min(self._deadline, now + min(delivery.heartbeat, delivery.send_timeout)))
+        self._deadline = min(self._expires, self._delivery.deadline(now))
+        self.rewind()
         self._subscription.start(self)
+
+    def rewind(self) -> None:
+        """Be rung in time; it must not be in the wheel."""
+        now = asyncio.get_running_loop().time()
+        due = now + min(self._delivery.heartbeat, self._delivery.send_timeout)
+        self._delivery.wheel.add(self, min(due, self._deadline))
 
     def write(self, piece: Piece, now: float) -> bool:
         raise NotImplementedError

@@ -18,8 +18,8 @@ from pydantic_core import from_json
 
 from ..catalog import EnabledSource
 from ..errors import MAX_FAULTS, MAX_SHOWN, MediaTypeError, TooLargeError, suggestion
-from ..hub import Wanted
 from ..policy import Limits
+from ..runs import Wanted
 
 Error = dict[str, Any]
 Query = dict[str, list[str]]
@@ -253,7 +253,7 @@ def _validate(
     found: list[Wanted] = []
     for enabled in wanted:
         try:
-            found.append(Wanted(enabled, enabled.validate(given[enabled.name])))
+            found.append(Wanted(enabled, enabled.validate(given[enabled.name]), given[enabled.name]))
         except ValidationError as invalid:
             errors += located(invalid, lambda place, enabled=enabled: loc(enabled, place))
     if errors:

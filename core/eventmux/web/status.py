@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 if TYPE_CHECKING:
-    from ..catalog import Catalog
-    from ..hub import Hub
-    from ..plugins import Plugin
+    from ..service import Service
     from .auth import Guard
 
 
-def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin], guard: Guard) -> APIRouter:
+def router(service: Service, guard: Guard) -> APIRouter:
     routes = APIRouter(tags=["service"])
 
     @routes.get("/healthz", operation_id="healthz")
@@ -26,13 +23,15 @@ def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin], guard: Guard) 
     @routes.get("/readyz", operation_id="readyz")
     async def readyz(request: Request) -> JSONResponse:
         """Whether new streams are welcome (200, or 503 while the service drains), the state of every source, and what
-        is wrong with plugins. A source that is unavailable does not make the service unready.
+        is wrong with plugins and with the configuration's file. A source that is unavailable does not make the service
+        unready, and neither does a file that cannot be applied: what held before still does.
         """
-        shown, faulty = catalog, [plugin for plugin in plugins if plugin.error]
+        hub, settings = service.hub, service.settings
+        shown, faulty, faults = settings.catalog, settings.plugins.broken, service.faults
         if guard.hides:
-            shown = catalog.readable(await guard.glance(request))
-            if shown.sources != catalog.sources:
-                faulty = []  # an error's text may name any source
+            shown = settings.catalog.readable(await guard.glance(request))
+            if shown.sources != settings.catalog.sources:
+                faulty, faults = [], ()  # an error's text may name any source
         body: dict[str, Any] = {
             "status": "draining" if hub.is_draining else "ready",
             "sources": {
@@ -43,6 +42,12 @@ def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin], guard: Guard) 
                 {"name": plugin.name, "distribution": plugin.distribution, "state": plugin.state, "error": plugin.error}
                 for plugin in faulty
             ],
+            "configuration": {
+                "file": settings.file,
+                "state": "rejected" if service.faults else "applied",
+                "error": faults,
+                "needs_restart": service.pending,
+            },
         }
         return JSONResponse(body, 503 if hub.is_draining else 200)
 

@@ -1,34 +1,27 @@
-"""The stream routes: one per source and named stream, and `/sse` for any selection."""
+"""Requests for streams: from their parameters to their responses. Which paths lead here is not said here."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import Request, Response
-from fastapi.dependencies.utils import get_dependant
 
 from ..cursor import Cursor, parse_cursor
 from ..errors import FullError
 from ..hub import Start
 from ..stream import Selection
-from . import formats, openapi, parameters
-from .index import Index
-from .publish import publishing, unknown
+from . import formats, parameters
 from .response import EventStream
 from .visits import Caller, Visits
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, params
-    from fastapi.dependencies.models import Dependant
-
     from ..access import Principal
-    from ..catalog import Catalog, EnabledSource
-    from ..hub import Hub
+    from ..catalog import EnabledSource
     from ..policy import Limits
+    from ..service import Service
     from .auth import Access, Guard
     from .outlet import Delivery
 
@@ -37,93 +30,14 @@ ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def add_routes(
-    app: FastAPI,
-    catalog: Catalog,
-    hub: Hub,
-    delivery: Delivery,
-    visits: Visits,
-    guard: Guard,
-    dependencies: Sequence[params.Depends] = (),
-) -> None:
-    """Routes for everything in the catalog. `dependencies`: FastAPI's, of every stream.
-
-    With one that yields, no stream takes its connection over: it would be left when the response's task is freed.
-    """
-    streams, index = Streams(catalog, hub, delivery, visits, guard), Index()
-
-    def add(path: str, endpoint: Endpoint, name: str, document: Callable[[str], dict[str, Any]]) -> None:
-        for method in ("GET", "POST", "HEAD"):
-            app.router.add_api_route(
-                path,
-                streams.turning_away(endpoint),
-                methods=[method],
-                name=f"{name} {method}",
-                operation_id=f"{name}_{method.lower()}",
-                include_in_schema=method != "HEAD",
-                status_code=200,
-                response_class=EventStream,
-                response_model=None,
-                openapi_extra=document(method),
-                dependencies=dependencies,
-            )
-            index.add(app.router.routes[-1])  # type: ignore[arg-type] # the one just made
-
-    add("/sse", streams.merged, "merged", partial(openapi.merged_operation, catalog))
-    for name, enabled in catalog.sources.items():
-        add(f"/sse/{name}", streams.one(enabled), name, partial(openapi.source_operation, enabled))
-    for name, members in catalog.streams.items():
-        wanted = [catalog.sources[member] for member in members]
-        add(f"/sse/{name}", streams.named(name, wanted), name, partial(openapi.stream_operation, name, wanted))
-    for name, enabled in catalog.sources.items():
-        if enabled.source.takes:
-            app.router.add_api_route(
-                f"/publish/{name}",
-                publishing(enabled, catalog, hub, visits, guard),
-                methods=["POST"],
-                name=f"{name} publish",
-                operation_id=f"{name}_publish",
-                status_code=202,
-                response_class=Response,
-                response_model=None,
-                openapi_extra=openapi.publish_operation(enabled),
-                dependencies=dependencies,
-            )
-    app.router.add_api_route("/publish/{name}", unknown(catalog, guard), methods=["POST"], include_in_schema=False)
-    app.router.add_api_route(
-        "/sse/{name}",
-        streams.turning_away(streams.unknown),
-        methods=["GET", "POST", "HEAD"],
-        include_in_schema=False,
-        dependencies=dependencies,
-    )
-    index.install(app)
-    if any(_holds(dependency.dependency) for dependency in dependencies):
-        delivery.is_direct = False
-
-
-def _holds(dependency: Callable[..., Any] | None) -> bool:
-    """Whether it, or one that it depends on, is held until the response has ended."""
-    if dependency is None:
-        return False
-    found = get_dependant(path="", call=dependency)
-    calls = [call for inner in [found, *_all_of(found)] for call in (inner.call, type(inner.call).__call__)]
-    return any(inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call) for call in calls)
-
-
-def _all_of(dependant: Dependant) -> list[Dependant]:
-    return [found for inner in dependant.dependencies for found in [inner, *_all_of(inner)]]
-
-
 class Streams:
     """A request for a stream, from its parameters to its response."""
 
-    def __init__(self, catalog: Catalog, hub: Hub, delivery: Delivery, visits: Visits, guard: Guard) -> None:
-        self._catalog = catalog
-        self._hub = hub
-        self._delivery = delivery
-        self._visits = visits
-        self._guard = guard
+    def __init__(self, service: Service, delivery: Delivery, visits: Visits, guard: Guard) -> None:
+        self.service = service
+        self.delivery = delivery
+        self.visits = visits
+        self.guard = guard
 
     async def merged(self, request: Request) -> Response:
         access = await self._access(request)
@@ -154,7 +68,7 @@ class Streams:
             if body:
                 _refuse_strangers(body, members)
             query = parameters.read_query(request, self._limits)
-            return self._open(request, access.principal, query, members, body)
+            return self._open(request, access.principal, query, members, body, name=name)
 
         return stream
 
@@ -163,7 +77,7 @@ class Streams:
 
     async def _access(self, request: Request) -> Access:
         """First of all who asks: nobody else learns what is there, or what would be wrong with it."""
-        return self._guard.access(await self._guard.authenticate(request, by_ticket=True), self._catalog)
+        return self.guard.access(await self.guard.authenticate(request, by_ticket=True), self.service.catalog)
 
     def turning_away(self, endpoint: Endpoint) -> Endpoint:
         """The endpoint, and what a client is told who cannot be served before a stream is made for it."""
@@ -173,13 +87,13 @@ class Streams:
                 return await endpoint(request)
             except FullError as full:
                 media_type = formats.media_type(request.headers.get("accept", ""))
-                return EventStream(partial(_raise, full), formats.format_of(media_type, qualify=False), self._delivery)
+                return EventStream(partial(_raise, full), formats.format_of(media_type, qualify=False), self.delivery)
 
         return stream
 
     @property
     def _limits(self) -> Limits:
-        return self._visits.limits
+        return self.visits.limits
 
     async def _body_of_sources(self, request: Request) -> Mapping[str, Any]:
         return parameters.sources_of(await parameters.read_body(request, self._limits))
@@ -193,6 +107,7 @@ class Streams:
         body: Mapping[str, Any] | None = None,
         *,
         at: tuple[str, ...] = ("body", "sources"),
+        name: str | None = None,
     ) -> Response:
         for source in enabled:
             source.check_available()
@@ -210,10 +125,11 @@ class Streams:
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
-        selection = Selection(form, events, limit, reconnects=media_type == formats.SSE, mark=principal.mark)
+        mark, reconnects = principal.mark, media_type == formats.SSE
+        selection = Selection(form, events, limit, reconnects=reconnects, mark=mark, name=name)
         caller = _caller(request, principal, enabled)
-        subscribe = self._guard.opening(request, partial(self._hub.subscribe, wanted, start, selection))
-        return EventStream(partial(self._visits.begin, caller, subscribe), form, self._delivery, caller.expires)
+        subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
+        return EventStream(partial(self.visits.begin, caller, subscribe), form, self.delivery, caller.expires)
 
 
 def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSource]) -> Caller:

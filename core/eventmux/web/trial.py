@@ -19,8 +19,9 @@ from uvicorn.server import ServerState
 
 from ..catalog import EnabledSource
 from ..event import Event
-from ..hub import Hub, Start, Wanted
+from ..hub import Hub, Start
 from ..policy import Policy
+from ..runs import Wanted
 from ..source import source
 from ..stream import Selection
 from .formats import SSE, format_of

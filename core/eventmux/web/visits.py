@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..policy import Limits
+    from ..settings import Settings
     from ..subscription import Subscription
 
 log = logging.getLogger("eventmux.access")
@@ -46,6 +47,14 @@ class Visits:
         self._of_address: Counter[str] = Counter()
         self._tokens = BURST * limits.new_streams
         self._filled = time.monotonic()
+
+    def follow(self, settings: Settings) -> Callable[[], None]:
+        """As a Part of the service."""
+
+        def apply() -> None:
+            self.limits = settings.limits
+
+        return apply
 
     def __len__(self) -> int:
         return self._open

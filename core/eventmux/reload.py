@@ -1,0 +1,154 @@
+"""Reads plugins.yaml again when it has changed, or on SIGHUP. What is applied, and how, is the service's to say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from .errors import ConfigError
+from .plugins import digest, plugin_files
+from .watch import changes
+
+if TYPE_CHECKING:
+    from .service import Service
+
+log = logging.getLogger("eventmux.reload")
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 0.1  # a file that is being written has another size after this time
+EMPTY_SECONDS = 1.0  # an editor that empties a file before it writes it, or removes it, has written it by then
+
+
+class Reload:
+    """One reload at a time; one that is asked for meanwhile runs after it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._asked = asyncio.Event()
+        self._seen: Mapping[str, str | None] = self._loaded()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Follow the file, and SIGHUP, as long as this is entered."""
+        tasks = [asyncio.create_task(self._serve(), name="eventmux reload")]
+        if self._service.settings.file:
+            tasks.append(asyncio.create_task(self._watch(), name="eventmux watch"))
+        try:
+            with _on_hangup(self._hang_up):
+                yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _hang_up(self) -> None:
+        if self._service.settings.file is None:
+            log.warning("SIGHUP: there is no plugins.yaml that could be read again")
+        self._asked.set()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            if self._service.settings.file and not self._service.hub.is_draining:
+                await self._reload()
+
+    async def _reload(self) -> None:
+        service = self._service
+        self._seen = self._content()
+        try:
+            # Plugins are imported by this, which may take a second: streams go on meanwhile.
+            prepared = await _in_thread(service.prepare)
+        except ConfigError as error:
+            service.reject(error.problems)
+        except Exception as error:
+            log.exception("%s cannot be applied", service.settings.file)
+            service.reject([f"{service.settings.file}: {type(error).__name__}, see the log"])
+        else:
+            if not service.hub.is_draining:
+                service.apply(prepared)
+                # Plugins may be in another directory now: what is there has been read already.
+                seen = {**self._loaded(), **self._seen}
+                self._seen = {path: seen.get(path) for path in self._content()}
+
+    async def _watch(self) -> None:
+        await self._look()  # it may have changed between its reading and now
+        async for _ in changes(self._files):
+            await self._look()
+
+    async def _look(self) -> None:
+        if self._service.settings.config.server.watch and self._content() != self._seen:
+            await self._settled()
+            if self._content() != self._seen:
+                self._asked.set()
+
+    async def _settled(self) -> None:
+        """Return when what is in the files stays the same."""
+        found = None
+        while found != (found := self._content()):  # noqa: ASYNC110 - nobody says when a file has been written
+            await asyncio.sleep(EMPTY_SECONDS if self._is_empty() else SETTLE_SECONDS)
+
+    def _is_empty(self) -> bool:
+        file = Path(self._service.settings.file or "")
+        return not file.exists() or not file.stat().st_size
+
+    def _files(self) -> list[Path]:
+        """The file and the single files that are plugins. The directory of these, too, for those that are new."""
+        settings = self._service.settings
+        directory = settings.plugin_directory
+        return [Path(settings.file or ""), *((directory, *plugin_files(directory)) if directory else ())]
+
+    def _content(self) -> dict[str, str]:
+        return {str(path): digest(path) for path in self._files() if not path.is_dir()}
+
+    def _loaded(self) -> dict[str, str | None]:
+        """The content that the service began with."""
+        settings = self._service.settings
+        files = {plugin.target: plugin.digest for plugin in settings.plugins.found if plugin.distribution is None}
+        return {str(Path(settings.file or "")): settings.digest, **files}
+
+
+@contextmanager
+def _on_hangup(call: Callable[[], None]) -> Generator[None, None, None]:
+    """SIGHUP calls it, where the loop is the one of the process."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
+    loop.add_signal_handler(signal.SIGHUP, call)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, before)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """What it returns. Its thread does not keep the process: an import that never ends is not waited for at the end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def set_unless_done(set_it: Callable[[], None]) -> None:
+        if not done.done():
+            set_it()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            failure = error if isinstance(error, Exception) else RuntimeError(f"it raised {error!r}")
+            said: Callable[[], None] = lambda: done.set_exception(failure)  # noqa: E731
+        else:
+            said = lambda: done.set_result(result)  # noqa: E731
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+            loop.call_soon_threadsafe(set_unless_done, said)
+
+    threading.Thread(target=run, name="eventmux reload", daemon=True).start()
+    return await done
