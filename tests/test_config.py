@@ -194,7 +194,11 @@ def test_an_application_that_nobody_prints_for_logs_what_is_broken(
 
 
 def test_two_services_in_one_process_have_their_own_configuration(load: Load) -> None:
-    with serving(load("sources: {clock: {}}")) as one, serving(load("sources: {echo: {}}")) as two:
+    kept = "server: {watch: false}"  # both have one file
+    with (
+        serving(load(f"sources: {{clock: {{}}}}\n{kept}")) as one,
+        serving(load(f"sources: {{echo: {{}}}}\n{kept}")) as two,
+    ):
         names = [[source["name"] for source in service.get("/sources").json()["sources"]] for service in (one, two)]
     assert names == [["clock"], ["echo"]]
 
