@@ -136,7 +136,7 @@ class Process:
     def wait_for_url(self) -> str:
         def found() -> str | None:
             assert self.process.poll() is None, self.log.read_text()
-            match = re.search(r"^eventmux .* at (http://\S+),", self.log.read_text(), re.MULTILINE)
+            match = re.search(r"^eventmux .* at (https?://\S+),", self.log.read_text(), re.MULTILINE)
             return match and match[1]
 
         url = str(wait_until(found, "the service to say where it listens"))
@@ -161,6 +161,6 @@ def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None 
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
+        return httpx2.get(f"{url}/healthz", trust_env=False, verify=False).status_code == 200
     except httpx2.TransportError:
         return False

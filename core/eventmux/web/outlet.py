@@ -31,6 +31,7 @@ class Delivery:
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
         self.retry = server.retry
+        self.spread = server.spread
         self.wheel: Wheel[Outlet] = Wheel(min(0.25, min(server.heartbeat, server.send_timeout) / 16))
 
     def close(self) -> None:
@@ -40,7 +41,7 @@ class Delivery:
 
     def jittered_retry(self) -> int:
         """Milliseconds. Clients that are sent away together must not come back together."""
-        return int(self.retry * random.uniform(1, 3))  # noqa: S311 - not a secret
+        return int(self.retry + random.uniform(0, self.spread * 1000))  # noqa: S311 - not a secret
 
 
 class Outlet:
