@@ -128,7 +128,7 @@ class Process:
                     *arguments,
                 ],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": str(portable.TESTS), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": portable.python_path(), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

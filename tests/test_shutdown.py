@@ -265,7 +265,7 @@ def test_under_a_plain_uvicorn_a_signal_ends_streams_generators_and_processes(
         )
     service = Client(f"http://127.0.0.1:{port}")
     try:
-        wait_until(lambda: answers(service), "uvicorn to answer", 20)
+        wait_until(lambda: answers(service), "uvicorn to answer")
         with service.open("/sse/tidy") as stream:
             stream.take(2)
             stream.parser.retry = None
@@ -285,7 +285,10 @@ def test_under_a_plain_uvicorn_a_signal_ends_streams_generators_and_processes(
     assert not is_open(port)
 
 
-def test_under_a_plain_uvicorn_a_client_that_takes_nothing_does_not_keep_the_process(place: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [["--http", "eventmux.web.protocol:Protocol"], ["--timeout-graceful-shutdown", "2"]], ids=["ours", "time"]
+)
+def test_under_uvicorn_a_client_that_takes_nothing_does_not_keep_the_process(place: Path, options: list[str]) -> None:
     (place / "local" / "plugin.py").write_text(PLUGIN.replace("    n: int", "    n: int\n    text: str = 'x' * 100_000"))
     configure(place, "grace: 1, send_timeout: 60")
     with socket.create_server(("127.0.0.1", 0)) as found:
@@ -293,13 +296,13 @@ def test_under_a_plain_uvicorn_a_client_that_takes_nothing_does_not_keep_the_pro
     log = place / "uvicorn.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "eventmux.app:create_app", "--factory", "--port", str(port)],
+            [sys.executable, "-m", "uvicorn", "eventmux.app:create_app", "--factory", "--port", str(port), *options],
             cwd=place,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: answers(Client(f"http://127.0.0.1:{port}")), "uvicorn to answer", 20)
+        wait_until(lambda: answers(Client(f"http://127.0.0.1:{port}")), "uvicorn to answer")
         with Raw(port=port, buffer=4096) as stalled, EventSource(f"http://127.0.0.1:{port}/sse/tidy") as reader:
             stalled.ask("/sse/tidy")
             reader.take(50)

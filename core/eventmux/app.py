@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from .errors import EventmuxError, TooLargeError
 from .hub import Hub
@@ -48,6 +50,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     app.include_router(dashboard.router())
     streams.add_routes(app, settings.catalog, hub, delivery, dependencies)
     app.add_exception_handler(EventmuxError, _refused)
+    app.add_exception_handler(ClientDisconnect, _left)
     openapi.install(app, settings.catalog)
     return app
 
@@ -99,3 +102,10 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa:
     # Whoever sends too much is not read to the end: the connection is closed on them.
     headers = {"connection": "close"} if status == TooLargeError.status else None
     return JSONResponse({"detail": str(error)}, status, headers)
+
+
+async def _left(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's contract
+    """A client has gone, or was cut off, before all of its body had come. Nobody reads the answer, and it is no failure
+    that the log should hold.
+    """
+    return Response(status_code=400)
