@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,13 @@ def serving_file(text: str, path: Path, environ: Mapping[str, str] | None = None
 class Process:
     """`eventmux serve` as a user starts it."""
 
-    def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         self.log = cwd / "serve.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -131,6 +137,7 @@ class Process:
                 env={**os.environ, "PYTHONPATH": portable.python_path(), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=prepare,  # noqa: PLW1509 - it sets limits of the process, and no more
             )
 
     def wait_for_url(self) -> str:
@@ -149,8 +156,13 @@ class Process:
 
 
 @contextlib.contextmanager
-def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
-    process = Process(*arguments, cwd=cwd, environ=environ)
+def serve_process(
+    *arguments: str,
+    cwd: Path,
+    environ: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Iterator[Process]:
+    process = Process(*arguments, cwd=cwd, environ=environ, prepare=prepare)
     try:
         yield process
     finally:

@@ -121,7 +121,8 @@ def _inherited_or_parent(config: Path | None, given: dict[str, Any], *, insecure
     server, directory = _read(load_outline, config)
     server = server.model_copy(update=given)
     listener = _bind(server, insecure=insecure)
-    sys.exit(Reloader(listener, config or DEFAULT_FILE, directory, server.grace).run())
+    Reloader(listener, config or DEFAULT_FILE, directory, server.grace).run()
+    sys.exit()
 
 
 @main.command()

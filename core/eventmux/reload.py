@@ -44,8 +44,8 @@ class Reloader:
         # A child whose parent is no more reads the end of this pipe.
         self._read_end, self._write_end = os.pipe()
 
-    def run(self) -> int:
-        """Until a signal; the exit code of the last child."""
+    def run(self) -> None:
+        """Until a signal, and until the child has ended."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._on_signal)
         log.info("restarts when code changes in %s", ", ".join(map(str, self._paths)))
@@ -73,7 +73,7 @@ class Reloader:
             elif not self._is_running and not is_told:
                 is_told = True
                 log.error("the service has ended by itself: it starts again when a file changes")
-        return self._wait()
+        self._wait()
 
     @property
     def _is_running(self) -> bool:
@@ -105,15 +105,15 @@ class Reloader:
             if wait:
                 self._wait()
 
-    def _wait(self) -> int:
+    def _wait(self) -> None:
         if self._child is None:
-            return 0
+            return
         try:
-            return self._child.wait(self._grace + MARGIN)
+            self._child.wait(self._grace + MARGIN)
         except subprocess.TimeoutExpired:
             log.warning("the service does not end: killed")
             self._child.kill()
-            return self._child.wait()
+            self._child.wait()
 
 
 def take_listener() -> int | None:
