@@ -136,12 +136,12 @@ def test_by_alpn_it_is_http2_or_http1_with_streams_on_their_own_path_and_resume(
                 with client.stream("GET", f"{service.url}/sse/feed?limit=3") as response:
                     assert response.http_version == version
                     wait_until(lambda: service.hub.subscriptions == 1)
-                    wait_until(lambda: len(service.outlets) == (version == "HTTP/1.1"))
+                    wait_until(lambda version=version: len(service.outlets) == (version == "HTTP/1.1"))
                     feed.note(1, 2, 3)
                     parser = Parser()
                     events = [received(m) for part in response.iter_raw() for m in parser.feed(part)]
                 assert numbers(events) == [1, 2, 3]
-                last = [event.id for event in events if event.event == "note"][0]
+                last = next(event.id for event in events if event.event == "note")
                 again = client.get(f"{service.url}/sse/feed?limit=2", headers={"last-event-id": last})
                 assert numbers([received(m) for m in Parser().feed(again.content)]) == [2, 3]
 
@@ -256,9 +256,7 @@ def test_a_connection_without_a_request_ends_whatever_else_it_says(loop: str) ->
 
 
 @both_loops
-def test_a_body_that_does_not_come_ends_its_stream_and_no_other(
-    loop: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_body_that_does_not_come_ends_its_stream_and_no_other(loop: str, caplog: pytest.LogCaptureFixture) -> None:
     feed = Feed()
     with running(settings(feed, request_timeout=0.6), loop=loop) as service, Two(service.port) as client:
         stays = client.ask("/sse/feed")
@@ -334,10 +332,7 @@ def test_twenty_eventsources_of_one_page_flow_at_the_same_time_in_chromium(tmp_p
         script = PAGE.partition("<script>")[2].partition("</script>")[0].replace("const got", "window.got")
         page.evaluate(script)
         page.wait_for_function("Object.keys(got).length == 20 && Object.values(got).every(n => n >= 5)", timeout=20_000)
-        protocols = page.evaluate(
-            "performance.getEntriesByType('navigation').map(entry => entry.nextHopProtocol)"
-        )
+        protocols = page.evaluate("performance.getEntriesByType('navigation').map(entry => entry.nextHopProtocol)")
         assert protocols == ["h2"]
         browser.close()
         assert process.stop() == 0
-

@@ -100,7 +100,7 @@ def test_nobody_is_refused_while_the_service_starts_again(plugin: Path) -> None:
 
 
 def test_what_is_no_code_does_not_start_it_again(plugin: Path) -> None:
-    with reloading(plugin) as (process, url):
+    with reloading(plugin) as (process, _):
         text = plugin.parent.parent / "plugins.yaml"
         text.write_text(text.read_text() + "\n# changed\n")
         (plugin.parent / "notes.txt").write_text("changed")

@@ -286,10 +286,14 @@ def test_under_a_plain_uvicorn_a_signal_ends_streams_generators_and_processes(
 
 
 @pytest.mark.parametrize(
-    "options", [["--http", "eventmux.web.protocol:Protocol"], ["--timeout-graceful-shutdown", "2"]], ids=["ours", "time"]
+    "options",
+    [["--http", "eventmux.web.protocol:Protocol"], ["--timeout-graceful-shutdown", "2"]],
+    ids=["ours", "time"],
 )
 def test_under_uvicorn_a_client_that_takes_nothing_does_not_keep_the_process(place: Path, options: list[str]) -> None:
-    (place / "local" / "plugin.py").write_text(PLUGIN.replace("    n: int", "    n: int\n    text: str = 'x' * 100_000"))
+    (place / "local" / "plugin.py").write_text(
+        PLUGIN.replace("    n: int", "    n: int\n    text: str = 'x' * 100_000")
+    )
     configure(place, "grace: 1, send_timeout: 60")
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
@@ -326,4 +330,3 @@ def is_open(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-

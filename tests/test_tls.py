@@ -24,6 +24,8 @@ from raw import LOOPS, Feed, Raw, numbers, running
 from service import serve_process, settings_of
 from whatwg import Parser
 
+OPEN, RIGHT = "open sesame", "right-secret"  # passwords of keys
+
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 both_paths = pytest.mark.parametrize("direct", [True, False], ids=["direct", "portable"])
 
@@ -61,9 +63,7 @@ def test_streams_flow_and_resume_over_tls(loop: str, files: tuple[Path, Path], *
 
 @both_loops
 @both_paths
-def test_a_client_that_takes_nothing_over_tls_is_cut_off(
-    loop: str, files: tuple[Path, Path], *, direct: bool
-) -> None:
+def test_a_client_that_takes_nothing_over_tls_is_cut_off(loop: str, files: tuple[Path, Path], *, direct: bool) -> None:
     feed = Feed()
     settings = settings_of(feed.source, server=server(files, direct=direct, send_timeout=0.5))
     with (
@@ -85,7 +85,7 @@ def test_a_client_that_takes_nothing_over_tls_is_cut_off(
 
 
 def test_serve_prints_https_urls_and_speaks_tls_from_1_2_on(tmp_path: Path) -> None:
-    cert, _ = make_certificate(tmp_path, password="open sesame")
+    cert, _ = make_certificate(tmp_path, password=OPEN)
     (tmp_path / "conf").mkdir()
     file = tmp_path / "conf" / "plugins.yaml"
     file.write_text('server: {tls: {cert: ../tls.crt, key: ../tls.key, password: "${P}"}}\n')
@@ -105,9 +105,9 @@ def test_serve_prints_https_urls_and_speaks_tls_from_1_2_on(tmp_path: Path) -> N
                 assert raw.answer().status == 200
         context = trusting(cert)
         context.set_ciphers("ALL:@SECLEVEL=0")
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.minimum_version = ssl.TLSVersion.TLSv1
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1"):
             context.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(ssl.SSLError):
             Raw(port=port, tls=context)
@@ -181,7 +181,10 @@ def test_who_does_not_speak_tls_is_cut_off_without_a_traceback(
             {"cert": "tls.crt", "key": "tls.crt"},
             "key: {0}/tls.crt holds no private key in PEM (-----BEGIN PRIVATE KEY-----)",
         ),
-        ({"cert": "tls.crt", "key": "other.key"}, "key: {0}/other.key is not the key of the certificate in {0}/tls.crt"),
+        (
+            {"cert": "tls.crt", "key": "other.key"},
+            "key: {0}/other.key is not the key of the certificate in {0}/tls.crt",
+        ),
         ({"cert": "tls.crt", "key": "locked.key"}, "key: {0}/locked.key is encrypted: set server.tls.password"),
         (
             {"cert": "tls.crt", "key": "locked.key", "password": "wrong-secret"},
@@ -194,7 +197,7 @@ def test_what_is_wrong_with_the_files_is_told_with_its_place_before_anything_is_
 ) -> None:
     make_certificate(tmp_path)
     make_certificate(tmp_path, "other")
-    make_certificate(tmp_path, "locked", password="right-secret")
+    make_certificate(tmp_path, "locked", password=RIGHT)
     file = tmp_path / "plugins.yaml"
     lines = ["server:", "  tls:", *[f"    {key}: {json.dumps(value)}" for key, value in tls.items()]]
     file.write_text("\n".join(lines))
@@ -210,10 +213,12 @@ def test_what_is_wrong_with_the_files_is_told_with_its_place_before_anything_is_
 
 def test_files_that_fit_are_no_fault_with_a_password_that_is_not_needed_too(tmp_path: Path) -> None:
     make_certificate(tmp_path)
-    make_certificate(tmp_path, "locked", password="right-secret")
+    make_certificate(tmp_path, "locked", password=RIGHT)
     for name, password in (("tls", ""), ("tls", "needless"), ("locked", "right-secret")):
         file = tmp_path / "plugins.yaml"
-        file.write_text(json.dumps({"server": {"tls": {"cert": f"{name}.crt", "key": f"{name}.key", "password": password}}}))
+        file.write_text(
+            json.dumps({"server": {"tls": {"cert": f"{name}.crt", "key": f"{name}.key", "password": password}}})
+        )
         result = CliRunner().invoke(main, ["check", str(file)])
         assert (result.exit_code, result.output.count("no fault")) == (0, 1)
 

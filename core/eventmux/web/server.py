@@ -64,7 +64,10 @@ class Server(uvicorn.Server):
         config, settings = self.config, self._settings
         protocol = cast("Any", config.http_protocol_class)
         make = partial(protocol, config=config, server_state=self.server_state, app_state=self.lifespan.state)
-        bounds: dict[str, Any] = {"ssl_handshake_timeout": settings.request_timeout, "ssl_shutdown_timeout": min(5.0, settings.grace)}
+        bounds: dict[str, Any] = {
+            "ssl_handshake_timeout": settings.request_timeout,
+            "ssl_shutdown_timeout": min(5.0, settings.grace),
+        }
         self.servers = []
         for sock in sockets:
             guard(sock, settings)
