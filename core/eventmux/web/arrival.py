@@ -101,9 +101,9 @@ class Arriving(HttpToolsProtocol):
             self._wait()  # it is not the client that lingers
         elif self._is_in_head and is_answering:
             self._wait()
-        elif self._is_in_head or self._has_body_to_come:
+        elif self._is_in_head or (self._has_body_to_come and not cycle.response_complete):
             self._refuse(408)
-        elif not is_answering:
+        elif not is_answering:  # nothing has come, or the rest of a body that has its answer
             self.transport.close()
 
     def _refuse(self, status: int, text: str = "") -> None:

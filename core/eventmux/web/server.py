@@ -55,12 +55,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does, but with bounds for the time of a TLS handshake and of its end."""
+        if not sockets:  # a path or a port in the configuration, which `eventmux serve` does not use
+            await super().startup(sockets)
+            return
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise SystemExit(STARTUP_FAILURE)
-        if not sockets:
-            await super().startup(sockets)  # only tests bind otherwise
-            return
         config, settings = self.config, self._settings
         protocol = cast("Any", config.http_protocol_class)
         make = partial(protocol, config=config, server_state=self.server_state, app_state=self.lifespan.state)
