@@ -33,6 +33,7 @@ class Arriving(HttpToolsProtocol):
     _is_in_head = False
     _head = 0  # bytes of it before those that are read now
     _now = 0  # bytes that are read now
+    _has_begun_now = False  # whether the head's first byte is among them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -47,10 +48,10 @@ class Arriving(HttpToolsProtocol):
             return  # asyncio's transports do not read on; those of TLS may have something left
         if self._timer is None and not self._has_body_to_come:
             self._wait()
-        self._now, was_in_head = len(data), self._is_in_head
+        self._now, self._has_begun_now = len(data), False
         super().data_received(data)
-        if self._is_in_head:
-            self._head += len(data) if was_in_head else 0
+        if self._is_in_head and not self._has_begun_now:
+            self._head += len(data)
             if self._head > MAX_HEAD:
                 self._refuse(431)
 
@@ -58,7 +59,7 @@ class Arriving(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINE:
             raise ValueError("too many requests at a time")  # httptools makes an error of it, as of one of its own
         super().on_message_begin()
-        self._is_in_head = True
+        self._is_in_head = self._has_begun_now = True
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
