@@ -73,6 +73,11 @@ class Arriving(HttpToolsProtocol):
         self.stop_waiting()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:  # uvicorn would read on: with each response that is sent, requests for many more
+            self.flow.pause_reading()
+
     def send_400_response(self, msg: str) -> None:
         """Not in the midst of another response."""
         self._refuse(400, msg)
