@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from eventmux.config import Config, ServerConfig
 TESTS = Path(__file__).parent
 
 chosen = threading.Event()
+
+
+def python_path() -> str:
+    """Of a process that runs what this one does."""
+    return os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
 
 
 def choose() -> None:

@@ -97,6 +97,7 @@ def running(
     plain: dict[str, Any] | None = None,
     certificate: tuple[Path, Path] | None = None,
     uds: Path | None = None,
+    host: str = "127.0.0.1",
     expect_quiet: bool = True,
 ) -> Iterator[Running]:
     """The service in a thread. `prepare` adds to the application. `plain`: by uvicorn as it comes, with these words."""
@@ -113,7 +114,7 @@ def running(
         server.config.ssl_version = ssl.PROTOCOL_TLS_SERVER
     if uds:
         server.config.uds = str(uds)
-    listener = None if uds else bind("127.0.0.1", 0)
+    listener = None if uds else bind(host, 0)
 
     async def main() -> None:
         service.loop = asyncio.get_running_loop()
@@ -124,7 +125,8 @@ def running(
             runner.run(main())
 
     port = listener.getsockname()[1] if listener else 0
-    service = Running(f"{'https' if certificate else 'http'}://127.0.0.1:{port}", app, server)
+    is_tls = certificate or (plain is None and settings.config.server.tls)
+    service = Running(f"{'https' if is_tls else 'http'}://127.0.0.1:{port}", app, server)
     thread = threading.Thread(target=run)
     thread.start()
     try:

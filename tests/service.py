@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,14 @@ def serving_file(text: str, path: Path, environ: Mapping[str, str] | None = None
 class Process:
     """`eventmux serve` as a user starts it."""
 
-    def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
         self.log = cwd / "serve.log"
-        path = [str(portable.TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -129,15 +134,16 @@ class Process:
                     *arguments,
                 ],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": portable.python_path(), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                preexec_fn=prepare,  # noqa: PLW1509 - it sets limits of the process, and no more
             )
 
     def wait_for_url(self) -> str:
         def found() -> str | None:
             assert self.process.poll() is None, self.log.read_text()
-            match = re.search(r"^eventmux .* at (http://\S+),", self.log.read_text(), re.MULTILINE)
+            match = re.search(r"^eventmux .* at (https?://\S+),", self.log.read_text(), re.MULTILINE)
             return match and match[1]
 
         url = str(wait_until(found, "the service to say where it listens"))
@@ -150,8 +156,13 @@ class Process:
 
 
 @contextlib.contextmanager
-def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> Iterator[Process]:
-    process = Process(*arguments, cwd=cwd, environ=environ)
+def serve_process(
+    *arguments: str,
+    cwd: Path,
+    environ: Mapping[str, str] | None = None,
+    prepare: Callable[[], None] | None = None,
+) -> Iterator[Process]:
+    process = Process(*arguments, cwd=cwd, environ=environ, prepare=prepare)
     try:
         yield process
     finally:
@@ -162,6 +173,6 @@ def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None 
 
 def _answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200
+        return httpx2.get(f"{url}/healthz", trust_env=False, verify=False).status_code == 200
     except httpx2.TransportError:
         return False

@@ -243,7 +243,7 @@ def test_a_generator_that_swallows_its_cancellation_does_not_keep_the_process(tm
             next(response.iter_raw())
             process.process.send_signal(signal.SIGTERM)
             assert process.process.wait(20) == 0
-    assert "source stubborn of plugin stubborn did not close within" in process.log.read_text()
+    assert "generators that did not close in time: abandoned, of stubborn" in process.log.read_text()
 
 
 def test_failures_long_ago_are_not_in_the_row() -> None:

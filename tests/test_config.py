@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from certificates import make_certificate
 from distributions import HEAD, on_path, source_text, write_distribution
 from eventmux.app import create_app
 from eventmux.errors import ConfigError, UnavailableError
@@ -155,7 +156,8 @@ def test_history_has_bounds_of_its_own_per_source(load: Load) -> None:
     ]
 
 
-def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
+def test_server_settings_have_defaults_and_are_read(load: Load, file: Path) -> None:
+    cert, key = make_certificate(file.parent)
     written = {
         "host": ("127.0.0.1", "::1"),
         "port": (8000, 0),
@@ -170,14 +172,14 @@ def test_server_settings_have_defaults_and_are_read(load: Load) -> None:
         "direct": (True, False),
         "trusted_proxies": (["127.0.0.1", "::1"], ["10.0.0.0/8"]),
         "trusted_hosts": (["*"], ["example.com", "*.example.com"]),
-        "tls": (None, {"cert": Path("cert.pem"), "key": Path("key.pem"), "password": None}),
+        "tls": (None, {"cert": cert, "key": key, "password": None}),
         "http2": (False, True),
         "watch": (True, False),
         "stall": (1.0, 0.1),
     }
     assert load("").config.server.model_dump() == {key: default for key, (default, _) in written.items()}
     other = {key: value for key, (_, value) in written.items()}
-    text = json.dumps({"server": {**other, "tls": {"cert": "cert.pem", "key": "key.pem"}}})
+    text = json.dumps({"server": {**other, "tls": {"cert": cert.name, "key": key.name}}})
     assert load(text).config.server.model_dump() == other
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from .errors import EventmuxError
 from .hub import Hub
@@ -60,6 +62,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):
         service.add(part.follow)
     app.add_exception_handler(EventmuxError, _refused)
+    app.add_exception_handler(ClientDisconnect, _left)
     openapi.install(app, service, guard)
     app.add_middleware(gate.around)
     app.add_middleware(auth.TicketFilter)  # the last one added is the outermost
@@ -76,18 +79,22 @@ def _from_file() -> Settings:
 
 def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[FastAPI]:
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001 - its name is Starlette's contract
-        if delivery.is_direct and (reason := await trial.why_not(service.settings.config.server)):
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server = service.settings.config.server
+        if delivery.is_direct and (reason := await trial.why_not(server)):
             log.warning("streams go through ASGI, at more cost: %s", reason)
             delivery.is_direct = False
-        watch = asyncio.create_task(_drain_at_exit(service.hub), name="eventmux exit")
+        watch = None
+        if not getattr(app.state, "is_drained", False):
+            watch = asyncio.create_task(_drain_at_exit(service.hub, delivery, server.grace), name="eventmux exit")
         try:
             async with Reload(service).running():
                 yield
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            if watch:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
             await service.hub.close()
             await guard.close()
             delivery.close()
@@ -95,14 +102,23 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[Fa
     return lifespan
 
 
-async def _drain_at_exit(hub: Hub) -> None:
+async def _drain_at_exit(hub: Hub, delivery: Delivery, grace: float) -> None:
     """Under a plain uvicorn nobody tells an application that the server wants to exit: its streams would keep it for
-    ever. sse-starlette finds out; `eventmux serve` does not need it, and drains half a second earlier.
+    ever, and those of clients that take nothing. sse-starlette finds out; `eventmux serve` does not need it.
     """
     await EventSourceResponse._listen_for_exit_signal()  # noqa: SLF001 - there is no public way
     hub.drain()
+    await asyncio.sleep(grace)
+    delivery.close()
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
     assert isinstance(error, EventmuxError)  # noqa: S101 - for mypy; it is what the handler is for
     return JSONResponse({"detail": str(error)}, error.status, error.headers)
+
+
+async def _left(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's contract
+    """A client has gone, or was cut off, before all of its body had come. Nobody reads the answer, and it is no failure
+    that the log should hold.
+    """
+    return Response(status_code=400)

@@ -8,8 +8,10 @@ import ipaddress
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -18,10 +20,11 @@ import click
 
 from .errors import ConfigError
 from .schema import config_schema
-from .settings import Settings, load_installed, load_settings
+from .settings import DEFAULT_FILE, Settings, load_installed, load_outline, load_settings
 
 if TYPE_CHECKING:
     from .catalog import EnabledSource
+    from .config import ServerConfig
     from .plugins import Plugin
 
 T = TypeVar("T")
@@ -57,34 +60,71 @@ def main(*, verbose: bool) -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--strict", is_flag=True, help="Refuse to start with a broken plugin or an unavailable source.")
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without authentication.")
+@click.option("--reload", is_flag=True, help="Start again when the code of a plugin changes.")
 def serve(
-    config: Path | None, host: str | None, port: int | None, workers: int, *, strict: bool, insecure: bool
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    *,
+    strict: bool,
+    insecure: bool,
+    reload: bool,
 ) -> None:
     """Serve the enabled sources."""
+    from .web.sockets import end_at_once_on_signals, raise_open_files
+
+    end_at_once_on_signals()
+    if reload and workers > 1:
+        _fail(f"--reload --workers {workers}: one process is started again: leave one of the two out")
+    given: dict[str, Any] = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
+    inherited = _inherited_or_parent(config, given) if reload else None
     # Here and not above: with FastAPI and uvicorn every other command would take twice as long.
     from .app import create_app
-    from .web.server import bind, make_server
+    from .web.server import make_server
 
     settings = _read(load_settings, config)
-    server = settings.config.server.model_copy(
-        update={key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    )
+    if reload:  # who writes a plugin does not wait for clients and proxies
+        given.update(drain_delay=0.0, spread=0.0)
+    server = settings.config.server.model_copy(update=given)
+    settings = replace(settings, config=settings.config.model_copy(update={"server": server}))
     if workers > 1:
         _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
+    if strict and (faults := _faults(settings)):
+        _fail("--strict: not started, because of", *faults)
     if not insecure and not settings.is_guarded and not _is_loopback(server.host):
         _fail(
             f"host {server.host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth "
             "who may read, or add --insecure if all may"
         )
-    if strict and (faults := _faults(settings)):
-        _fail("--strict: not started, because of", *faults)
     app = create_app(settings)
+    listener = _bind(server) if inherited is None else socket.socket(fileno=inherited)
+    scheme = "https" if server.tls else "http"
+    click.echo(_overview(settings, f"{scheme}://{_authority(*listener.getsockname()[:2])}"))
+    raise_open_files(settings.config.limits.streams)
+    make_server(app, server, owns_process=True).run(sockets=[listener])
+
+
+def _bind(server: ServerConfig) -> socket.socket:
+    from .web.sockets import bind
+
     try:
-        socket = bind(server.host, server.port)
+        return bind(server.host, server.port)
     except (OSError, TypeError) as error:  # TypeError: a host that is no name, for IDNA or for its NUL
         _fail(f"cannot listen on {_authority(server.host, server.port)}: {_why_not_bound(error)}")
-    click.echo(_overview(settings, f"http://{_authority(*socket.getsockname()[:2])}"))
-    make_server(app, server, owns_process=True).run(sockets=[socket])
+
+
+def _inherited_or_parent(config: Path | None, given: dict[str, Any]) -> int:
+    """In the child of `--reload`, the descriptor of its socket. Elsewhere this is the parent, which does not return."""
+    from .supervisor import Supervisor, take_listener
+
+    if (inherited := take_listener()) is not None:
+        return inherited
+    server, directory = _read(load_outline, config)
+    server = server.model_copy(update=given)
+    listener = _bind(server)
+    Supervisor(listener, config or DEFAULT_FILE, directory, server.grace).run()
+    sys.exit()
 
 
 @main.command()
@@ -111,7 +151,8 @@ def plugins(config: Path | None, *, as_json: bool) -> None:
 def sources(config: Path | None, *, as_json: bool) -> None:
     """List what is enabled, with URLs."""
     settings = _read(load_settings, config)
-    base = f"http://{_authority(settings.config.server.host, settings.config.server.port)}"
+    server = settings.config.server
+    base = f"{'https' if server.tls else 'http'}://{_authority(server.host, server.port)}"
     if as_json:
         click.echo(json.dumps(_source_rows(settings, base), indent=2))
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from .access import MAX_PATTERN, MAX_PATTERNS, PATTERN
 from .catalog import MAX_SOURCES
@@ -20,6 +21,21 @@ Pattern = Annotated[str, Field(pattern=rf"^{PATTERN.pattern}$", max_length=MAX_P
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]
+
+
+def _address(text: str) -> str:
+    """Uvicorn takes what it cannot read for the name of a host, which no address is ever equal to."""
+    try:
+        if text != "*":
+            ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(
+            "an address, or a network like 10.0.0.0/8 without bits after its prefix, is expected"
+        ) from None
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)]
 
 
@@ -102,7 +118,7 @@ class ServerConfig(Section):
         bool, Field(description="Whether streams write to their sockets themselves, past ASGI, where that is safe.")
     ] = True
     trusted_proxies: Annotated[
-        list[str], Field(description="Addresses and networks whose X-Forwarded-For and -Proto are believed.")
+        list[Address], Field(description="Addresses and networks whose X-Forwarded-For and -Proto are believed.")
     ] = ["127.0.0.1", "::1"]
     trusted_hosts: Annotated[
         list[Host], Field(min_length=1, description="What `Host` may say; `*.example.com` for its subdomains.")
@@ -111,6 +127,12 @@ class ServerConfig(Section):
     http2: Annotated[bool, Field(description="Serve HTTP/2, too; browsers want TLS for it.")] = False
     watch: Annotated[bool, Field(description="Whether a change of this file is applied at once.")] = True
     stall: Annotated[Seconds, Field(description="Of the loop, after which the plugin that blocks it is named.")] = 1.0
+
+    @model_validator(mode="after")
+    def _all_and_some(self) -> ServerConfig:
+        if "*" in self.trusted_proxies and len(self.trusted_proxies) > 1:
+            raise ValueError("trusted_proxies: '*' is all addresses: leave the others out, or leave it out")
+        return self
 
 
 class LimitsConfig(Section):

@@ -44,10 +44,11 @@ class Hub:
         self._fanout = Fanout()
         self._runs = Runs(limits or Limits(), self._fanout)
         self._streams: dict[Hashable, Stream] = {}
+        self._is_leaving = False
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
-        if self.is_draining:
+        if self._runs.is_draining:
             raise FullError("the service is shutting down")
         if self._catalog:
             self._check(wanted, self._catalog)
@@ -192,7 +193,8 @@ class Hub:
 
     @property
     def is_draining(self) -> bool:
-        return self._runs.is_draining
+        """Whether the service goes down: soon, and then no new stream is welcome, or already."""
+        return self._is_leaving or self._runs.is_draining
 
     @property
     def runs(self) -> int:
@@ -209,6 +211,14 @@ class Hub:
     @property
     def history_bytes(self) -> int:
         return self._runs.ledger.bytes
+
+    def announce(self) -> None:
+        """The service will drain: nobody is to be sent here any more, but streams are still opened."""
+        self._is_leaving = True
+
+    def hurry(self, seconds: float) -> None:
+        """From now on generators have so long to close, and are abandoned then."""
+        self._runs.hurry(seconds)
 
     def drain(self) -> None:
         """End every stream in an orderly way."""

@@ -74,6 +74,8 @@ class Runs:
         self._withdrawn: dict[Channel, Run] = {}  # stopped, and found by nobody, but still read
         self._parameters = 0  # bytes of what clients have sent as parameters of these runs
         self._sweeper: asyncio.TimerHandle | None = None
+        self._late = asyncio.Event()
+        self._hurry: asyncio.TimerHandle | None = None
 
     def all(self) -> list[Run]:
         listed = [run for runs in self._runs.values() for run in runs.values()]
@@ -382,8 +384,27 @@ class Runs:
             self._sweeper.cancel()
         for run in self.all():
             self.forget(run)
-        while self._closing:
-            await asyncio.wait(self._closing)
+        late = asyncio.create_task(self._late.wait(), name="eventmux late")
+        try:
+            while self._closing and not late.done():
+                closed = asyncio.ensure_future(asyncio.wait(self._closing))
+                await asyncio.wait({closed, late}, return_when=asyncio.FIRST_COMPLETED)
+                closed.cancel()
+        finally:
+            late.cancel()
+            await asyncio.wait({late})
+            if self._hurry:
+                self._hurry.cancel()
+        if self._closing:
+            names = sorted({task.get_name().rpartition(" ")[2] for task in self._closing})
+            log.warning("generators that did not close in time: abandoned, of %s", ", ".join(names))
+            self.abandoned += len(self._closing)
+
+    def hurry(self, seconds: float) -> None:
+        """`close` waits no longer than that, from now on."""
+        if self._hurry:
+            self._hurry.cancel()
+        self._hurry = asyncio.get_running_loop().call_later(seconds, self._late.set)
 
 
 def _taken(run: Run) -> int:

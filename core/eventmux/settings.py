@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections import UserDict
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from .catalog import Catalog
-from .config import AuthConfig, Config
+from .config import AuthConfig, Config, ServerConfig
 from .document import Document, Loc, Problem, read_document
 from .enabling import Enabling, in_words
 from .errors import ConfigError, suggestion
@@ -20,6 +21,7 @@ from .grants import faults
 from .plugins import Plugins, digest, load_plugins
 from .policy import Limits
 from .source import MAX_NAME
+from .tls import TlsError, context_of
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -86,7 +88,7 @@ def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
     problems = [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]
-    if problems := [*problems, *_auth_problems(document, plugins)]:
+    if problems := problems or [*_auth_problems(document, plugins), *_server_problems(document)]:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
     return Settings(config, plugins, enabling.catalog(config), file, content, environ)
@@ -102,6 +104,18 @@ def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.env
     if problems := [problem for problem in _problems(document) if problem.loc[:1] in ((), ("plugins",))]:
         raise ConfigError(_report(document, problems, given))
     return _plugins(document)
+
+
+def load_outline(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[ServerConfig, Path | None]:
+    """The server's section and the directory of plugins, without a look at any plugin. Raises ConfigError for what is
+    wrong with these two.
+    """
+    given = _Environment(environ)
+    document, _ = _read(path, given)
+    if problems := [p for p in _problems(document) if p.loc[:1] in ((), ("plugins",), ("server",))]:
+        raise ConfigError(_report(document, problems, given))
+    sections = {name: document.value[name] for name in ("server", "plugins") if name in document.value}
+    return Config.model_validate(sections).server, _directory(document)
 
 
 class _Environment(UserDict[str, str]):
@@ -232,7 +246,29 @@ def _typed(document: Document) -> Config:
         for loc in document.unset
         if loc[2:]
     }
-    return Config.model_validate({**document.value, "sources": {**sections, **waiting}})
+    return _at_the_file(Config.model_validate({**document.value, "sources": {**sections, **waiting}}), document)
+
+
+def _at_the_file(config: Config, document: Document) -> Config:
+    """The paths of files are relative to that of plugins.yaml."""
+    if not (tls := config.server.tls):
+        return config
+    base = Path(document.file).parent
+    tls = tls.model_copy(update={"cert": base / tls.cert, "key": base / tls.key})
+    return config.model_copy(update={"server": config.server.model_copy(update={"tls": tls})})
+
+
+def _server_problems(document: Document) -> Iterator[Problem]:
+    """What a section that is valid in itself lacks on this machine."""
+    section = {"server": document.value.get("server", {})}
+    server: ServerConfig = _at_the_file(Config.model_validate(section), document).server
+    if server.http2 and importlib.util.find_spec("zttp") is None:
+        yield document.problem(("server", "http2"), "zttp is not installed: pip install 'eventmux[http2]'")
+    if server.tls:
+        try:
+            context_of(server.tls)
+        except TlsError as error:
+            yield document.problem(("server", "tls", error.key), str(error))
 
 
 def _plugins(document: Document, before: Plugins | None = None) -> Plugins:

@@ -119,6 +119,10 @@ class DirectOutlet(Outlet, asyncio.Protocol):
     def _sever(self) -> None:
         abort(self._transport)
 
+    def abort(self) -> None:
+        """As a protocol of ours."""
+        abort(self._transport)
+
     def shutdown(self) -> None:
         """As uvicorn calls it: no other request on this connection."""
         self._give_back = None

@@ -36,7 +36,7 @@ class Delivery:
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
         self.retry = server.retry
-        self.max_lifetime = server.max_lifetime
+        self.spread, self.max_lifetime = server.spread, server.max_lifetime
         self.wheel = _wheel(server)
 
     def follow(self, settings: Settings) -> Callable[[], None]:
@@ -49,7 +49,7 @@ class Delivery:
             open_ones, self.wheel = self.wheel.stop(), _wheel(server)
             for outlet in open_ones:
                 outlet.rewind()
-        self.retry, self.max_lifetime = server.retry, server.max_lifetime
+        self.retry, self.spread, self.max_lifetime = server.retry, server.spread, server.max_lifetime
 
     def close(self) -> None:
         """The service is over: whoever has not taken its end by now is cut off."""
@@ -58,7 +58,7 @@ class Delivery:
 
     def jittered_retry(self) -> int:
         """Milliseconds. Clients that are sent away together must not come back together."""
-        return int(self.retry * random.uniform(1, 3))  # noqa: S311 - not a secret
+        return int(self.retry + random.uniform(0, self.spread * 1000))  # noqa: S311 - not a secret
 
     def deadline(self, now: float) -> float:
         """When a stream that begins now ends of old age, by the loop's clock: jittered, since many begin together."""

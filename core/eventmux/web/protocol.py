@@ -8,9 +8,10 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from ..stream import Piece
+from .arrival import Arriving
 from .direct import Taken, abort
 from .response import CONNECTION
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGI3Application, ASGISendEvent
 
+    from ..config import ServerConfig
 
 SEND_BUFFER = 128 * 1024  # bytes; the kernel takes twice that, for its own bookkeeping (socket(7))
 STARTS = 16  # requests per turn of the loop; one is about a quarter of a millisecond
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Arriving):
     """The connection of a stream: an extension of its scope, by which the response bounds what is buffered for its
     client, takes it over, or aborts it.
 
@@ -32,7 +34,6 @@ class Protocol(HttpToolsProtocol):
     queued behind it; uvicorn 0.54 would tell only the last one.
     """
 
-    _running: RequestResponseCycle | None = None
     _is_bounded = False
 
     def on_message_begin(self) -> None:
@@ -135,6 +136,18 @@ class Protocol(HttpToolsProtocol):
         return taken
 
 
+def protocol_of(server: ServerConfig) -> type[asyncio.Protocol]:
+    """What a new connection is given to."""
+    bounds = {"request_timeout": server.request_timeout}
+    http1 = type("Protocol", (Protocol,), bounds)
+    if not server.http2:
+        return http1
+    from .http2 import Http2, Negotiating  # noqa: PLC0415 - zttp is installed with an extra only
+
+    http2 = type("Http2", (Http2,), bounds)
+    return type("Negotiating", (Negotiating,), {**bounds, "http1": http1, "http2": http2})
+
+
 class Starts:
     """Begins requests, a few per turn of the loop: when thousands come back at once, those who stayed get their events
     in between, and not when all have been answered.
@@ -174,6 +187,7 @@ class _Return:
         transport.set_write_buffer_limits()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        protocol.stop_waiting()  # it is one that has had a request, and is idle now
         transport.resume_reading()
         if early:
             protocol.data_received(early)
