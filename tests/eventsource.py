@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,23 @@ class Received:
 
 
 class EventSource:
-    """`take(n)` gives the next n events; `rest()` all until the stream ends. A context manager: leaving hangs up."""
+    """`take(n)` gives the next n events; `rest()` all until the stream ends. A context manager: leaving hangs up.
 
-    def __init__(self, url: str, *, cursor: str | None = None, method: str = "GET", body: Any = None) -> None:
+    `client`: words for httpx2's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        cursor: str | None = None,
+        method: str = "GET",
+        body: Any = None,
+        client: Mapping[str, Any] | None = None,
+    ) -> None:
         self.parser = Parser()
         headers = {"accept": "text/event-stream"} | ({"last-event-id": cursor} if cursor else {})
-        self._client = httpx2.Client(timeout=PATIENCE, trust_env=False)
+        self._client = httpx2.Client(timeout=PATIENCE, trust_env=False, **(client or {}))
         self._stack = self._client.stream(method, url, headers=headers, json=body)
         self.response = self._stack.__enter__()
         self.chunks = self.response.iter_raw()
