@@ -49,7 +49,6 @@ CADDY = """
 {
 	admin off
 	auto_https disable_redirects
-	persist_config off
 }
 """
 

@@ -115,24 +115,26 @@ def _operation(
 
 def _responses(sources: Sequence[EnabledSource]) -> Schema:
     events = [(s.name, name, s.source.relays) for s in sources for name in s.source.events.values()]
-    items = [_sse_item(name, _event_ref(source, name)) for source, name, _ in events]
-    lines = [_line_item(name, _event_ref(source, name)) for source, name, _ in events]
+    items = [_sse_item([name, f"{source}/{name}"], _event_ref(source, name)) for source, name, _ in events]
+    lines = [_line_item([name, f"{source}/{name}"], _event_ref(source, name)) for source, name, _ in events]
     if any(source.source.relays for source in sources):
         items.append({"properties": {"event": _TEXT, "data": _TEXT}})
         lines.append({"properties": {"event": _TEXT, "data": _TEXT}})
-    items += [_sse_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
-    lines += [_line_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    items += [_sse_item([name], {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    lines += [_line_item([name], {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    # anyOf: sources that have one event name in common may both describe an event.
     problem = {formats.JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "200": {
             "description": "The stream. `Accept` chooses between SSE, JSON lines and, with a bound, a JSON array.",
             "content": {
-                formats.SSE: {"itemSchema": {"type": "object", "oneOf": items}},
-                formats.NDJSON: {"itemSchema": {"type": "object", "oneOf": lines}},
-                formats.JSON: {"schema": {"type": "array", "items": {"type": "object", "oneOf": lines}}},
+                formats.SSE: {"itemSchema": {"type": "object", "anyOf": items}},
+                formats.NDJSON: {"itemSchema": {"type": "object", "anyOf": lines}},
+                formats.JSON: {"schema": {"type": "array", "items": {"type": "object", "anyOf": lines}}},
             },
         },
         "204": {"description": "Every source of the stream has ended for this cursor: do not come back."},
+        "400": {"description": "No HTTP, or a URL over 64 KiB", "content": {"text/plain": {"schema": _TEXT}}},
         "404": {"description": "No such source", "content": problem},
         "413": {"description": "Body or query too large", "content": problem},
         "415": {"description": "Body not sent as JSON", "content": problem},
@@ -141,22 +143,24 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
     }
 
 
-def _sse_item(name: str, data: Schema) -> Schema:
-    """One dispatched event, in the shape of OpenAPI 3.2's section on Server-Sent Events."""
+def _sse_item(names: list[str], data: Schema) -> Schema:
+    """One dispatched event, in the shape of OpenAPI 3.2's section on Server-Sent Events. `names`: without `qualify`,
+    and with it.
+    """
     return {
         "required": ["event", "data"],
         "properties": {
             "id": _TEXT,
-            "event": {"const": name},
+            "event": {"enum": names},
             "data": {"type": "string", "contentMediaType": formats.JSON, "contentSchema": data},
         },
     }
 
 
-def _line_item(name: str, data: Schema) -> Schema:
+def _line_item(names: list[str], data: Schema) -> Schema:
     return {
         "required": ["id", "source", "event", "data"],
-        "properties": {"id": _TEXT, "source": _TEXT, "event": {"const": name}, "data": data},
+        "properties": {"id": _TEXT, "source": _TEXT, "event": {"enum": names}, "data": data},
     }
 
 
