@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import inspect
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
 
+import portable
 from edge import DEPLOYMENT
 from eventmux.config import Config, LimitsConfig, ServerConfig
 from eventmux.cursor import MAX_CURSOR
@@ -63,6 +66,10 @@ def test_the_bounds_of_nginx_are_those_of_the_service() -> None:
     assert "client_max_body_size 1m;" in text
     [kilobytes] = re.findall(r"large_client_header_buffers 4 (\d+)k;", text)
     assert int(kilobytes) * 1024 >= LimitsConfig().query + MAX_CURSOR
+    idle = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    for name, word in (("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")):
+        [seconds] = re.findall(rf"{word} (\d+)s", (DEPLOYMENT / name).read_text("utf-8"))
+        assert int(seconds) < idle
     assert "1MiB" in (DEPLOYMENT / "Caddyfile").read_text("utf-8")
 
 
@@ -97,7 +104,7 @@ def test_what_the_image_copies_is_enough_to_install_and_runs_read_only(tmp_path:
     [plugins] = [step.split()[0] for step in steps("COPY") if step.endswith("/etc/eventmux/plugins.yaml")]
     shutil.copy(ROOT / plugins, tmp_path / "plugins.yaml")
     [command], [health] = steps("CMD"), steps("HEALTHCHECK")
-    environ = {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {"PYTHONPATH": f"{target}:{portable.TESTS}", "PYTHONDONTWRITEBYTECODE": "1"}
     before = sorted(tmp_path.rglob("*"))
     # It listens on all addresses, and is right to refuse that without `auth`.
     done = subprocess.run(
@@ -154,7 +161,9 @@ def test_the_service_works_where_memory_that_is_written_is_not_executed(tmp_path
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text("import ctypes\nassert ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) == 0\n")
-    with serve_process(cwd=tmp_path, environ={"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}) as process:
+    with serve_process(
+        cwd=tmp_path, environ={"PYTHONPATH": f"{site}:{portable.TESTS}:{os.environ.get('PYTHONPATH', '')}"}
+    ) as process:
         url = process.wait_for_url()
         with Client(url).open("/sse?sources=clock,counter") as stream:
             assert len(stream.take(3)) == 3
