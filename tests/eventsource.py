@@ -23,7 +23,10 @@ class Received:
 
 
 class EventSource:
-    """`take(n)` gives the next n events; `rest()` all until the stream ends. A context manager: leaving hangs up."""
+    """`take(n)` gives the next n events; `rest()` all until the stream ends. A context manager: leaving hangs up.
+
+    `client`: words for httpx2's.
+    """
 
     def __init__(
         self,
@@ -33,10 +36,11 @@ class EventSource:
         method: str = "GET",
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        client: Mapping[str, Any] | None = None,
     ) -> None:
         self.parser = Parser()
         headers = {"accept": "text/event-stream", **(headers or {})} | ({"last-event-id": cursor} if cursor else {})
-        self._client = httpx2.Client(timeout=PATIENCE, trust_env=False)
+        self._client = httpx2.Client(timeout=PATIENCE, trust_env=False, **(client or {}))
         self._stack = self._client.stream(method, url, headers=headers, json=body)
         self.response = self._stack.__enter__()
         self.chunks = self.response.iter_raw()

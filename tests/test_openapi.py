@@ -110,15 +110,30 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_the_events_of_a_source_are_its_item_schema(service: Service, document: dict[str, Any]) -> None:
     response = document["paths"]["/sse/moves"]["get"]["responses"]["200"]["content"]
-    events = {item["properties"]["event"]["const"] for item in response["text/event-stream"]["itemSchema"]["oneOf"]}
-    assert events == {"moved.v2", "item", "stream.gap", "stream.error", "stream.end"}
+    items = response["text/event-stream"]["itemSchema"]["anyOf"]
+    own = [["moved.v2", "moves/moved.v2"], ["item", "moves/item"]]
+    control = [["stream.gap"], ["stream.error"], ["stream.end"]]
+    assert own + control == [item["properties"]["event"]["enum"] for item in items]
     lines = {**response["application/json"]["schema"], "components": document["components"]}
     found = service.get('/sse/moves?query={"text":"q"}&names=n', headers={"accept": "application/json"}).json()
     assert [line["event"] for line in found] == ["moved.v2", "item", "stream.end"]
     assert found[0]["data"] == {"items": [{"name": "n", "atTime": 1.0}]}
     Draft202012Validator(lines).validate(found)
+    qualified = '/sse/moves?query={"text":"q"}&names=n&qualify=true'
+    Draft202012Validator(lines).validate(service.get(qualified, headers={"accept": "application/json"}).json())
     found[0]["data"] = {"items": 3}
     assert not Draft202012Validator(lines).is_valid(found)
+
+
+def test_an_event_that_two_sources_describe_is_what_the_document_says(
+    service: Service, document: dict[str, Any]
+) -> None:
+    response = document["paths"]["/sse"]["get"]["responses"]["200"]["content"]["application/json"]
+    lines = {**response["schema"], "components": document["components"]}
+    path = '/sse?sources=moves,slow-moves&query={"text":"q"}&moves.names=n'
+    found = service.get(path, headers={"accept": "application/json"}).json()
+    assert ["moved.v2"] * 2 == [line["event"] for line in found if line["event"] == "moved.v2"]
+    Draft202012Validator(lines).validate(found)
 
 
 def test_the_catalog_describes_every_source_and_stream(service: Service) -> None:

@@ -231,20 +231,21 @@ def _operation(
 
 def _responses(sources: Sequence[EnabledSource]) -> Schema:
     events = [(s.name, name, s.source.relays) for s in sources for name in s.source.events.values()]
-    items = [_sse_item(name, _event_ref(source, name)) for source, name, _ in events]
-    lines = [_line_item(name, _event_ref(source, name)) for source, name, _ in events]
+    items = [_sse_item([name, f"{source}/{name}"], _event_ref(source, name)) for source, name, _ in events]
+    lines = [_line_item([name, f"{source}/{name}"], _event_ref(source, name)) for source, name, _ in events]
     if any(source.source.relays for source in sources):
         items.append({"properties": {"event": _TEXT, "data": _TEXT}})
         lines.append({"properties": {"event": _TEXT, "data": _TEXT}})
-    items += [_sse_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
-    lines += [_line_item(name, {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    items += [_sse_item([name], {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    lines += [_line_item([name], {"$ref": f"#/components/schemas/{name}"}) for name in _CONTROL_EVENTS]
+    # anyOf: sources that have one event name in common may both describe an event.
     return {
         "200": {
             "description": "The stream. `Accept` chooses between SSE, JSON lines and, with a bound, a JSON array.",
             "content": {
-                formats.SSE: {"itemSchema": {"type": "object", "oneOf": items}},
-                formats.NDJSON: {"itemSchema": {"type": "object", "oneOf": lines}},
-                formats.JSON: {"schema": {"type": "array", "items": {"type": "object", "oneOf": lines}}},
+                formats.SSE: {"itemSchema": {"type": "object", "anyOf": items}},
+                formats.NDJSON: {"itemSchema": {"type": "object", "anyOf": lines}},
+                formats.JSON: {"schema": {"type": "array", "items": {"type": "object", "anyOf": lines}}},
             },
         },
         "204": {"description": "Every source of the stream has ended for this cursor: do not come back."},
@@ -256,7 +257,9 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
 
 def _problems() -> Schema:
     """What every route answers that takes parameters and a body."""
+    not_taken = "No HTTP, a URL over 64 KiB, or a host that is not trusted"
     return {
+        "400": {"description": not_taken, "content": {"text/plain": {"schema": _TEXT}}},
         "403": {"description": "A page of an origin that is not allowed", "content": _PROBLEM},
         "413": {"description": "Body or query too large", "content": _PROBLEM},
         "415": {"description": "Body not sent as JSON", "content": _PROBLEM},
@@ -264,22 +267,24 @@ def _problems() -> Schema:
     }
 
 
-def _sse_item(name: str, data: Schema) -> Schema:
-    """One dispatched event, in the shape of OpenAPI 3.2's section on Server-Sent Events."""
+def _sse_item(names: list[str], data: Schema) -> Schema:
+    """One dispatched event, in the shape of OpenAPI 3.2's section on Server-Sent Events. `names`: without `qualify`,
+    and with it.
+    """
     return {
         "required": ["event", "data"],
         "properties": {
             "id": _TEXT,
-            "event": {"const": name},
+            "event": {"enum": names},
             "data": {"type": "string", "contentMediaType": formats.JSON, "contentSchema": data},
         },
     }
 
 
-def _line_item(name: str, data: Schema) -> Schema:
+def _line_item(names: list[str], data: Schema) -> Schema:
     return {
         "required": ["id", "source", "event", "data"],
-        "properties": {"id": _TEXT, "source": _TEXT, "event": {"const": name}, "data": data},
+        "properties": {"id": _TEXT, "source": _TEXT, "event": {"enum": names}, "data": data},
     }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import Request, Response
 
 from ..cursor import Cursor, parse_cursor
-from ..errors import FullError
+from ..errors import MAX_FAULTS, FullError
 from ..hub import Start
 from ..stream import Selection
 from . import formats, parameters
@@ -161,8 +162,7 @@ def _refuse_strangers(body: Mapping[str, Any], members: Sequence[EnabledSource])
     text = f"Not a source of this stream: it has {', '.join(sorted(names))}"
     errors = [
         parameters.error(("body", "sources", name), text, None, kind="extra_forbidden")
-        for name in body
-        if name not in names
+        for name in islice((name for name in body if name not in names), MAX_FAULTS)
     ]
     if errors:
         parameters.refuse(errors)
