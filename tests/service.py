@@ -128,7 +128,7 @@ class Process:
                     *arguments,
                 ],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": str(portable.TESTS), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": _path(), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -146,6 +146,11 @@ class Process:
     def stop(self, sig: int = signal.SIGTERM) -> int:
         self.process.send_signal(sig)
         return self.process.wait(PATIENCE)
+
+
+def _path() -> str:
+    """With what this process was told to import from: it may be another tree than the one that is installed."""
+    return os.pathsep.join(filter(None, [str(portable.TESTS), os.environ.get("PYTHONPATH")]))
 
 
 @contextlib.contextmanager
