@@ -222,6 +222,14 @@ def test_nobody_else_can_reach_a_service_that_asks_for_no_token(
     )
 
 
+@pytest.mark.parametrize("options", [(), ("--insecure",)])
+def test_a_service_that_asks_for_a_token_may_be_reached(config: Any, options: tuple[str, ...]) -> None:
+    """192.0.2.1 is nobody's (RFC 5737): it gets as far as that."""
+    auth = "auth: {tokens: [{name: a, token: b, read: [clock]}]}" if not options else ""
+    (line,) = refused("serve", "--host", "192.0.2.1", *options, cwd=config(auth))
+    assert line.startswith("cannot listen on 192.0.2.1:")
+
+
 def test_a_host_with_a_nul_is_one_clear_line(config: Any) -> None:
     (line,) = refused("serve", "--insecure", cwd=config('server: {host: "a\\0b"}'))
     assert line.endswith("not the name of a host: choose another --host")

@@ -110,6 +110,13 @@ def test_a_source_that_is_shown_is_a_plugin(name: str, block: str, tmp_path: Pat
     assert plugin.sources
 
 
+def test_a_way_to_authenticate_that_is_shown_is_a_plugin(tmp_path: Path) -> None:
+    [block] = [block for block in blocks(ROOT / "docs" / "authentication.md", "python") if "def authenticate" in block]
+    (tmp_path / "way.py").write_text(block, "utf-8")
+    [plugin] = load_plugins(directory=tmp_path).guards
+    assert (plugin.name, plugin.state, plugin.error) == ("way", "loaded", None)
+
+
 def test_the_test_of_a_source_that_is_shown_passes(tmp_path: Path) -> None:
     page = ROOT / "docs" / "writing-sources.md"
     [test] = [block for block in blocks(page, "python") if "def test_" in block]

@@ -65,18 +65,15 @@ class WebTokens:
 
     def __init__(self, config: JwtConfig, directory: Path) -> None:
         self._config = config
-        secret = config.key.get_secret_value() if config.key else ""
-        self._key = {name: jwt.get_algorithm_by_name(name).prepare_key(secret) for name in config.algorithms if secret}
+        # One key for all its algorithms: each of them has been tried with it before this configuration was taken.
+        first = jwt.get_algorithm_by_name(config.algorithms[0])
+        self._key = first.prepare_key(config.key.get_secret_value()) if config.key else None
         self._keys = KeySet(place_of(config.jwks, directory)) if config.jwks else None
         self._decoder = jwt.PyJWT({"enforce_minimum_key_length": True})
 
     async def principal(self, token: str) -> Principal:
         try:
-            head = jwt.get_unverified_header(token)
-            algorithm, kid = head.get("alg"), head.get("kid")
-            if algorithm not in self._config.algorithms:
-                raise AuthenticationError(INVALID)
-            keys = await self._keys.find(kid, algorithm) if self._keys else [self._key[algorithm]]
+            keys = await self._named(token, self._keys) if self._keys else [self._key]
             return self._principal(token, self._claims(token, keys))
         except jwt.ExpiredSignatureError:
             raise AuthenticationError("the token has expired: bring a new one") from None
@@ -86,6 +83,13 @@ class WebTokens:
             raise AuthenticationError("the token is of another issuer, or for another audience") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
             raise AuthenticationError(INVALID) from None
+
+    async def _named(self, token: str, keys: KeySet) -> Sequence[Any]:
+        """The keys that the token's head asks for; it is believed when the signature is."""
+        head = jwt.get_unverified_header(token)
+        if head.get("alg") not in self._config.algorithms:
+            raise AuthenticationError(INVALID)
+        return await keys.find(head.get("kid"), head["alg"])
 
     def _claims(self, token: str, keys: Sequence[Any]) -> Mapping[str, Any]:
         """Of several keys without a name in the token, the one that fits decides."""
