@@ -7,23 +7,30 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse
+from starlette.exceptions import HTTPException
 
-from .errors import EventmuxError, TooLargeError
+from .errors import EventmuxError, Refusal, TooLargeError
 from .hub import Hub
+from .meter import Meter
 from .settings import Settings, load_settings
-from .web import catalog, dashboard, openapi, status, streams, trial
+from .watchdog import Watchdog
+from .web import catalog, dashboard, metrics, openapi, status, streams, trial
 from .web.outlet import Delivery
 
 if TYPE_CHECKING:
-    from fastapi import params
+    from fastapi import Response, params
     from starlette.types import Lifespan
 
 log = logging.getLogger("eventmux")
+
+FAILED = 500  # and statuses above: not by a fault of the client
 
 
 def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
@@ -34,8 +41,11 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
-    hub = Hub(settings.limits)
-    delivery = Delivery(settings.config.server)
+    meter = Meter()
+    for name in settings.catalog.sources:
+        meter.of(name)  # a counter that begins with its first event hides that event from rate()
+    hub = Hub(settings.limits, meter)
+    delivery = Delivery(settings.config.server, meter)
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
@@ -45,9 +55,10 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     app.state.hub = hub
     app.include_router(status.router(settings.catalog, hub, settings.plugins.found))
     app.include_router(catalog.router(settings.catalog, hub))
+    app.include_router(metrics.router(hub))
     app.include_router(dashboard.router())
     streams.add_routes(app, settings.catalog, hub, delivery, dependencies)
-    app.add_exception_handler(EventmuxError, _refused)
+    _count_refusals(app, meter)
     openapi.install(app, settings.catalog)
     return app
 
@@ -67,6 +78,8 @@ def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[Fast
             log.warning("streams go through ASGI, at more cost: %s", reason)
             delivery.is_direct = False
         watch = asyncio.create_task(_drain_at_exit(hub), name="eventmux exit")
+        watchdog = Watchdog(settings.config.server.stall, settings.catalog.sources, settings.plugins, hub.meter)
+        watchdog.start()
         try:
             yield
         finally:
@@ -75,6 +88,7 @@ def _lifespan(settings: Settings, hub: Hub, delivery: Delivery) -> Lifespan[Fast
                 await watch
             await hub.close()
             delivery.close()
+            watchdog.stop()
 
     return lifespan
 
@@ -87,7 +101,43 @@ async def _drain_at_exit(hub: Hub) -> None:
     hub.drain()
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
+_REFUSALS: dict[int, Refusal] = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    413: "too_large",
+    429: "rate",
+    503: "unavailable",
+}
+
+
+def _count_refusals(app: FastAPI, meter: Meter) -> None:
+    """Answer what is refused before a stream begins as FastAPI does, and count it by its reason."""
+
+    def count(request: Request, reason: Refusal) -> None:
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if path.split("/", 2)[1:2] == ["sse"]:  # what else is asked for is no stream
+            meter.refused(reason)
+
+    async def refused(request: Request, error: Exception) -> Response:
+        count(request, getattr(error, "refusal", "failed"))
+        return _refused(error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        count(request, "invalid")
+        return await request_validation_exception_handler(request, cast("RequestValidationError", error))
+
+    async def other(request: Request, error: Exception) -> Response:
+        status = cast("HTTPException", error).status_code
+        count(request, _REFUSALS.get(status, "failed" if status >= FAILED else "invalid"))
+        return await http_exception_handler(request, cast("HTTPException", error))
+
+    app.add_exception_handler(EventmuxError, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, other)
+
+
+def _refused(error: Exception) -> JSONResponse:
     status = getattr(error, "status", 500)
     # Whoever sends too much is not read to the end: the connection is closed on them.
     headers = {"connection": "close"} if status == TooLargeError.status else None

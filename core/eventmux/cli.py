@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from . import logs
 from .errors import ConfigError
 from .schema import config_schema
 from .settings import Settings, load_installed, load_settings
@@ -41,9 +42,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For a progra
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of a plugin that cannot be loaded.")
 def main(*, verbose: bool) -> None:
     """Plug in event sources. Open one EventSource. Never lose an event."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.configure()
     logging.getLogger("eventmux").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     # The service says itself where it listens; uvicorn's words about its process would hide that.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -56,10 +55,20 @@ def main(*, verbose: bool) -> None:
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--strict", is_flag=True, help="Refuse to start with a broken plugin or an unavailable source.")
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without authentication.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(
-    config: Path | None, host: str | None, port: int | None, workers: int, *, strict: bool, insecure: bool
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    *,
+    strict: bool,
+    insecure: bool,
+    log_format: logs.Kind,
 ) -> None:
     """Serve the enabled sources."""
+    logs.configure(log_format)
+    logging.captureWarnings(capture=True)
     # Here and not above: with FastAPI and uvicorn every other command would take twice as long.
     from .app import create_app
     from .web.server import bind, make_server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,11 +12,26 @@ if TYPE_CHECKING:
 MAX_FAULTS = 20  # faults of one request that are told; the next one is told when these are mended
 MAX_SHOWN = 100  # characters of somebody's text that an error repeats
 
+# Why a request for a stream gets none. Each is counted under one of these names.
+Refusal = Literal[
+    "full",
+    "rate",
+    "draining",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "invalid",
+    "too_large",
+    "unavailable",
+    "failed",
+]
+
 
 class EventmuxError(Exception):
     """Base of every error raised on purpose; its text may be shown to the person who caused it."""
 
     status = 500
+    refusal: ClassVar[Refusal] = "failed"
 
 
 class DefinitionError(EventmuxError):
@@ -39,6 +54,7 @@ class UnknownSourceError(EventmuxError):
     """A request names a source or stream that is not enabled."""
 
     status = 404
+    refusal = "not_found"
 
     def __init__(self, name: str, known: Iterable[str], *, is_stream: bool = False) -> None:
         shown = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
@@ -50,6 +66,7 @@ class UnavailableError(EventmuxError):
     """A source is enabled and cannot run; the text says why and what to do."""
 
     status = 503
+    refusal = "unavailable"
 
 
 class PluginError(EventmuxError):
@@ -60,18 +77,27 @@ class FullError(EventmuxError):
     """There is no room now. An EventSource is not told so by a status, on which it would stop for ever."""
 
     status = 503
+    refusal: ClassVar[Refusal] = "full"
+
+
+class DrainingError(FullError):
+    """There is no room any more: the service goes down."""
+
+    refusal = "draining"
 
 
 class TooLargeError(EventmuxError):
     """A request body is over the bound."""
 
     status = 413
+    refusal = "too_large"
 
 
 class MediaTypeError(EventmuxError):
     """A request body is not sent as JSON."""
 
     status = 415
+    refusal = "invalid"
 
 
 class SourceError(Exception):

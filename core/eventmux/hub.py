@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
-from .errors import FullError
+from .errors import DrainingError
 from .fanout import Fanout
+from .meter import Meter
 from .policy import Limits
 from .reader import Gap, View
 from .runs import Runs
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .catalog import EnabledSource
     from .run import Run
+    from .runs import Census
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +38,40 @@ class Start:
     """Where a client begins: at its cursor; where that says nothing, at `since`; else with what comes next.
 
     `since`: nanoseconds since 1970; 0 is the earliest there is. `principal`: whose private runs it may return to.
+    `trace`: the `traceparent` of its request, for the private runs that it begins.
     """
 
     cursor: Cursor | None = None
     since: int | None = None
     principal: str | None = None
+    trace: str | None = None
+
+
+class Health(NamedTuple):
+    """`unavailable | running | restarting | quarantined | idle`, and why: what the configuration lacks, or what its
+    clients were told of the last failure, with its incident and the seconds until it is tried again.
+    """
+
+    state: str
+    reason: str | None = None
+    incident: str | None = None
+    next_try: float | None = None
 
 
 class Hub:
     """The runs of a process, and the subscriptions that are open."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, meter: Meter | None = None) -> None:
+        self.limits = limits or Limits()
+        self.meter = meter or Meter()
         self._fanout = Fanout()
-        self._runs = Runs(limits or Limits(), self._fanout)
+        self._runs = Runs(self.limits, self._fanout, self.meter)
         self._streams: dict[Hashable, Stream] = {}
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
         if self.is_draining:
-            raise FullError("the service is shutting down")
+            raise DrainingError("the service is shutting down")
         self._fanout.begin()
         self._runs.relieve()  # here, and not once there are runs that wait for this subscription
         start = self._located(wanted, start)
@@ -69,6 +86,8 @@ class Hub:
         for view in views:
             view.hangs_up = view.hangs_up and selection.reconnects
         place = tuple([view.at for view in views])
+        if start.cursor and (behind := _behind(views, start.cursor)) is not None:
+            self.meter.replay.add(behind)
         return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
@@ -76,18 +95,25 @@ class Hub:
         logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
         key = (*logs, selection.events, selection.form)
         if key not in self._streams:
-            self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key))
+            self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key), meter=self.meter)
         return self._streams[key]
 
     def _forget(self, key: Hashable) -> None:
         del self._streams[key]
 
-    def state(self, enabled: EnabledSource) -> str:
-        """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
+    def health(self, enabled: EnabledSource) -> Health:
+        """Of several runs the liveliest counts."""
         if enabled.unavailable:
-            return "unavailable"
-        states = {run.pause or run.state for run in self._runs.of(enabled.name)}
-        return next((state for state in ("running", "restarting", "quarantined") if state in states), "idle")
+            return Health("unavailable", enabled.unavailable)
+        runs: dict[str, Run] = {run.pause or run.state: run for run in self._runs.of(enabled.name)}
+        state = next((state for state in ("running", "restarting", "quarantined") if state in runs), "idle")
+        if state in {"running", "idle"} or (failure := runs[state].failure) is None:
+            return Health(state)
+        return Health(state, failure.message, failure.incident, runs[state].next_try)
+
+    def census(self) -> dict[str, Census]:
+        """Of every source that has runs."""
+        return self._runs.census()
 
     def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
         """A cursor of one source has no name: give it that of the selected source whose log it is in; if there is none,
@@ -131,7 +157,7 @@ class Hub:
         enabled, parameters = want.enabled, want.parameters
         if enabled.shared and (run := self._runs.current(enabled, parameters, is_replay=start.since is not None)):
             return run
-        opened.append(self._runs.open(enabled, parameters, epoch, start.principal))
+        opened.append(self._runs.open(enabled, parameters, epoch, start.principal, start.trace))
         return opened[-1]
 
     def _beginning(self, run: Run, position: Position | None, start: Start) -> tuple[int, str | None]:
@@ -190,6 +216,16 @@ class Hub:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""
         self.drain()
         await self._runs.close()
+
+
+def _behind(views: Sequence[View], cursor: Cursor) -> int | None:
+    """Events between a client's positions and the ends of the logs that they are in; None if they are in none."""
+    behind = None
+    for view in views:
+        position = cursor.position(view.source)
+        if view.channel and position and position.epoch == view.channel.epoch:
+            behind = (behind or 0) + view.channel.history.last - position.offset
+    return behind
 
 
 def _could_be_of(position: Position, enabled: EnabledSource) -> bool:

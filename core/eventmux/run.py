@@ -6,10 +6,11 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from . import sse
 from .errors import SourceError
+from .meter import Tally
 from .operators import piped
 from .signature import Context
 from .turn import Turn
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventmux.run")
 
 SHORTEST_PAUSE = 0.001  # seconds between a failure and the next try, whatever is configured: others must have a turn
+RUN_TASK = "eventmux run "  # and the source's name: the name of the task that iterates it
 CLOSE_SECONDS = 5.0  # for a generator's `finally`; then it is abandoned, with a warning
 
 State = Literal["idle", "running", "restarting", "quarantined", "over"]
+
+
+class Failure(NamedTuple):
+    """What a run has failed with, as its clients were told."""
+
+    message: str
+    incident: str
 
 
 class Run:
@@ -37,7 +46,8 @@ class Run:
     `start` and `stop` may come again and again: a shared source that was stopped or has failed goes on in the same
     log. Each time, the generator is iterated and closed by one task, so that task groups, time-outs and context
     variables hold across its yields. A private run waits for its reader; a shared one never waits, and is started
-    again when it fails. `principal`: whom a private run belongs to. `on_over`: called when nothing more will come.
+    again when it fails. `principal`: whom a private run belongs to; `trace`: the `traceparent` of the request that has
+    begun it. `on_over`: called when nothing more will come. `failure`: the last one.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Run:
         *,
         pulse: Pulse,
         principal: str | None,
+        tally: Tally | None = None,
         on_over: Callable[[Run], None],
     ) -> None:
         self.enabled = enabled
@@ -55,6 +66,9 @@ class Run:
         self.channel = channel
         self._pulse = pulse
         self.principal = principal
+        self.trace: str | None = None
+        self.failure: Failure | None = None
+        self._tally = tally or Tally()
         self.size = len(fingerprint(parameters))  # bytes that a client has sent
         self.state: State = "idle"
         self._on_over = on_over
@@ -71,11 +85,16 @@ class Run:
             return None
         return "quarantined" if self._failures >= self.enabled.policy.restart.attempts else "restarting"
 
+    @property
+    def next_try(self) -> float:
+        """Seconds until it may begin again."""
+        return max(0.0, self._may_begin - asyncio.get_running_loop().time())
+
     def start(self) -> None:
         """Do nothing if it runs or is over."""
         if self.state == "idle":
             self.state = "running"
-            self._task = asyncio.create_task(self._drive(self._stopping), name=f"eventmux run {self.enabled.name}")
+            self._task = asyncio.create_task(self._drive(self._stopping), name=RUN_TASK + self.enabled.name)
 
     def stop(self) -> asyncio.Task[bool] | None:
         """Cancel the generator: its `finally` runs. One that does not end in time is abandoned, and named in the log.
@@ -128,6 +147,7 @@ class Run:
                 await asyncio.sleep(max(self._may_begin - loop.time(), SHORTEST_PAUSE))
                 if self._is_stopped:
                     return
+                self._tally.restarts += 1
             self.state, self._began = "running", loop.time()
             failure = await self._attempt()
             if self._is_stopped:
@@ -171,14 +191,17 @@ class Run:
     async def _pump(self) -> None:
         source, channel, is_shared = self.enabled.source, self.channel, self.enabled.shared
         log_of_source = logging.getLogger(f"eventmux.source.{self.enabled.name}")
-        context = Context(self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source)
-        turn, task = Turn(self._pulse), self._task
+        context = Context(
+            self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source, trace=self.trace
+        )
+        turn, task, tally = Turn(self._pulse), self._task, self._tally
         async with piped(source, source.run(self.parameters, context), self.enabled.pipe) as events:
             async for event in events:
                 if self._task is not task:
                     return  # it has been stopped
                 channel.append(sse.encode(source, event))
                 channel.last = event
+                tally.appended += 1
                 if not is_shared and channel.is_full:
                     await channel.room()
                 elif turn.is_over():
@@ -187,7 +210,12 @@ class Run:
     def _report(self, error: BaseException, message: str, *, retryable: bool) -> None:
         incident = secrets.token_hex(4)
         name, plugin = self.enabled.name, self.enabled.plugin
-        log.error("source %s of plugin %s failed, incident %s: %s", name, plugin, incident, error, exc_info=error)
+        self.failure = Failure(message, incident)
+        self._tally.failures += 1
+        extra = {"trace": self.trace} if self.trace else None
+        log.error(
+            "source %s of plugin %s failed, incident %s: %s", name, plugin, incident, error, exc_info=error, extra=extra
+        )
         told = sse.control("stream.error", source=name, message=message, incident=incident, retryable=retryable)
         self.channel.append(told)
 

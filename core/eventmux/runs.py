@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .channel import Channel, Clock
 from .cursor import shared_epoch
 from .errors import FullError
 from .history import Ledger
+from .meter import Meter
 from .run import Run, fingerprint
 from .turn import Pulse
 
@@ -27,6 +29,15 @@ FEW = 4  # runs of a source that are compared one by one, the newest first
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
 
 
+@dataclass(slots=True)
+class Census:
+    """The runs of one source by their state, and what their logs keep."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+    bytes: int = 0
+
+
 class Runs:
     """Finds, opens and lets go runs. A run outlives its last subscription by `linger`; the log of a shared one stays
     longer, until its memory is needed.
@@ -34,12 +45,13 @@ class Runs:
     Everything here is synchronous: between finding a log and joining it there is no `await`, so no event comes between.
     """
 
-    def __init__(self, limits: Limits, fanout: Fanout) -> None:
+    def __init__(self, limits: Limits, fanout: Fanout, meter: Meter | None = None) -> None:
         self.is_draining = False
         self.abandoned = 0  # generators that have not closed in time
         self.ledger = Ledger(limits.history, self.relieve)
         self._limits = limits
         self._fanout = fanout
+        self._meter = meter or Meter()
         self._clock = Clock()
         self._pulse = Pulse()
         self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
@@ -56,6 +68,18 @@ class Runs:
 
     def of(self, source: str) -> list[Run]:
         return list(self._runs[source].values())
+
+    def census(self) -> dict[str, Census]:
+        """Of every source that has runs."""
+        found = {}
+        for source, runs in self._runs.items():
+            found[source] = census = Census()
+            for run in runs.values():
+                history = run.channel.history
+                census.states[run.pause or run.state] += 1
+                census.events += history.last + 1 - history.first
+                census.bytes += history.bytes
+        return found
 
     def knows(self, epoch: str) -> bool:
         return any(epoch in runs for runs in self._runs.values())
@@ -84,9 +108,16 @@ class Runs:
                 return run
         return None
 
-    def open(self, enabled: EnabledSource, parameters: BaseModel, epoch: str, principal: str | None) -> Run:
-        """A new run, not started yet. A private one has the `epoch` and the principal given, a shared one its own and
-        none. Raises FullError where the source has no room for it.
+    def open(
+        self,
+        enabled: EnabledSource,
+        parameters: BaseModel,
+        epoch: str,
+        principal: str | None,
+        trace: str | None = None,
+    ) -> Run:
+        """A new run, not started yet. A private one has the `epoch`, principal and trace given, a shared one its own
+        epoch and no more. Raises FullError where the source has no room for it.
         """
         name, policy = enabled.name, enabled.policy
         self._make_room(enabled)
@@ -99,8 +130,16 @@ class Runs:
             on_news=self._fanout.mark,
             on_idle=self.leave,
         )
-        principal = None if policy.shared else principal
-        run = Run(enabled, parameters, channel, pulse=self._pulse, principal=principal, on_over=self._run_over)
+        run = Run(
+            enabled,
+            parameters,
+            channel,
+            pulse=self._pulse,
+            principal=None if policy.shared else principal,
+            tally=self._meter.of(name),
+            on_over=self._run_over,
+        )
+        run.trace = None if policy.shared else trace
         self._runs[name][channel.epoch] = run
         self._parameters += run.size
         if policy.shared:

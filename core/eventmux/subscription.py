@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from .reader import is_over
@@ -36,7 +37,8 @@ class Subscription:
     """A member of a stream from its creation until `close`. It is a job while it has to catch up by itself.
 
     `left`: events that the client may still get, None for any number. `is_held`: nothing can be given to it now.
-    `has_moved`: its cursor is another than the client knows, by events that were left out.
+    `has_moved`: its cursor is another than the client knows, by events that were left out. `joined`: when it came,
+    in nanoseconds since 1970: what is older it replays.
     """
 
     __slots__ = (
@@ -48,6 +50,7 @@ class Subscription:
         "_stream",
         "has_moved",
         "is_held",
+        "joined",
         "left",
         "place",
     )
@@ -57,6 +60,7 @@ class Subscription:
         self.left = limit
         self.is_held = True  # until there is an outlet
         self.has_moved = False
+        self.joined = time.time_ns()
         self._stream = stream
         self._fanout = fanout
         self._outlet: Outlet | None = None
@@ -78,6 +82,7 @@ class Subscription:
         """What there is at once, to go out with the beginning of the response; before `start`."""
         step = self.next()
         self._move(step)
+        self._stream.count(step, self)
         self._is_ended = self._is_ended or step.is_last
         return step.body
 
@@ -101,7 +106,9 @@ class Subscription:
         self._is_queued = False
         if not self.is_held:
             try:
-                self.take(self.next(), now)
+                step = self.next()
+                self.take(step, now)
+                self._stream.count(step, self)
             except Exception as error:  # noqa: BLE001 - whatever it is, others have done nothing
                 self.fail(error)
         return False

@@ -29,14 +29,15 @@ def router(catalog: Catalog, hub: Hub) -> APIRouter:
 
 
 def _describe(enabled: EnabledSource, hub: Hub) -> dict[str, Any]:
+    health = hub.health(enabled)
     return {
         "name": enabled.name,
         "plugin": enabled.plugin,
         "description": enabled.source.description,
         "url": f"/sse/{enabled.name}",
         "shared": enabled.shared,
-        "state": hub.state(enabled),
-        "reason": enabled.unavailable,
+        "state": health.state,
+        "reason": health.reason,
         "parameters": enabled.parameters_schema(),
         "events": {name: kind.model_json_schema(mode="serialization") for kind, name in enabled.source.events.items()},
     }

@@ -24,13 +24,13 @@ def router(catalog: Catalog, hub: Hub, plugins: Sequence[Plugin]) -> APIRouter:
 
     @routes.get("/readyz", operation_id="readyz")
     async def readyz() -> JSONResponse:
-        """Whether new streams are welcome (200, or 503 while the service drains), the state of every source, and what
-        is wrong with plugins. A source that is unavailable does not make the service unready.
+        """Whether new streams are welcome (200, or 503 while the service drains), the state of every source with its
+        reason, and what is wrong with plugins. A source that is unavailable does not make the service unready.
         """
         body: dict[str, Any] = {
             "status": "draining" if hub.is_draining else "ready",
             "sources": {
-                name: {"state": hub.state(enabled), **({"reason": enabled.unavailable} if enabled.unavailable else {})}
+                name: {key: value for key, value in hub.health(enabled)._asdict().items() if value is not None}
                 for name, enabled in catalog.sources.items()
             },
             "plugins": [

@@ -15,6 +15,7 @@ from ..cursor import Cursor, parse_cursor
 from ..errors import UnknownSourceError
 from ..hub import Start
 from ..stream import Selection
+from ..trace import parse_traceparent
 from . import formats, openapi, parameters
 from .index import Index
 from .response import EventStream
@@ -144,7 +145,7 @@ class Streams:
         cursor = _cursor(request, words.last_event_id)
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
-        start = Start(cursor, words.since_time(time.time()))
+        start = Start(cursor, words.since_time(time.time()), trace=_trace(request))
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
@@ -162,6 +163,13 @@ def _cursor(request: Request, word: str | None) -> Cursor | None:
         return parse_cursor(text) if text else None
     except ValueError:
         return Cursor.unreadable()
+
+
+def _trace(request: Request) -> str | None:
+    """Its `traceparent`; of several, none is believed (W3C Trace Context, 3.2)."""
+    given = [value for name, value in request.scope["headers"] if name == b"traceparent"]
+    trace = parse_traceparent(given[0].decode("latin-1")) if len(given) == 1 else None
+    return str(trace) if trace else None
 
 
 async def _body_of_sources(request: Request) -> Mapping[str, Any]:
