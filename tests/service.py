@@ -128,7 +128,7 @@ class Process:
                     *arguments,
                 ],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": str(portable.TESTS), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": _path(), **(environ or {})},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -157,6 +157,11 @@ def serve_process(*arguments: str, cwd: Path, environ: Mapping[str, str] | None 
         if process.process.poll() is None:
             process.process.kill()
         process.process.wait(PATIENCE)
+
+
+def _path() -> str:
+    """Where this process finds the package, too: it may be another one than is installed."""
+    return os.pathsep.join([str(portable.TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _answers(url: str) -> bool:

@@ -8,10 +8,9 @@ import json
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 import httpx2
 import pytest
@@ -22,9 +21,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from pydantic import AfterValidator
 
-from eventmux import Event, SourceError, source
+from eventmux import SourceError, source
 from eventmux.app import create_app
-from eventmux.catalog import Catalog, EnabledSource
+from eventmux.catalog import EnabledSource
 from eventmux.config import LimitsConfig, ServerConfig
 from eventmux.history import FRAME_OVERHEAD
 from eventmux.hub import Hub, Start, Wanted
@@ -35,7 +34,7 @@ from eventmux.web.formats import SSE, format_of
 from eventmux.web.server import bind, make_server
 from eventsource import PATIENCE, wait_until
 from raw import Feed, Note
-from service import Client, Service, enable, serving, settings_of
+from service import Client, enable, serving, settings_of
 from taking import Taking
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -82,7 +81,9 @@ async def three() -> AsyncIterator[Note]:
 
 
 def fussy(text: str) -> str:
-    raise KeyError(text)
+    if text:
+        raise KeyError(text)
+    return text
 
 
 @source
@@ -124,7 +125,7 @@ def test_bytes_are_those_of_the_body_without_its_beginning() -> None:
 def test_a_merged_stream_counts_each_event_for_its_own_source() -> None:
     one, two = Feed("one"), Feed("two")
     with serving(settings_of(one.source, two.source)) as service:
-        with service.open("/sse?sources=one,two") as a, service.open("/sse?sources=one,two&limit=9") as b:
+        with service.open("/sse?sources=one,two") as a, service.open("/sse?sources=one,two&limit=10") as b:
             for n in range(6):
                 one.say(Note(n=n))
             for n in range(3):
@@ -140,7 +141,7 @@ def test_a_merged_stream_counts_each_event_for_its_own_source() -> None:
 
 def test_what_a_client_did_not_ask_for_is_not_delivered() -> None:
     feed = Feed()
-    with serving(settings_of(feed.source)) as service, service.open("/sse/feed?events=nothing&limit=1"):
+    with serving(settings_of(feed.source)) as service, service.open("/sse/feed?events=other"):
         feed.say(Note(n=1))
         wait_for(service, "events_appended_total feed", 1)
         assert 0 == value(service, "events_delivered_total feed")
@@ -248,7 +249,7 @@ def test_runs_are_counted_by_their_state_with_failures_and_restarts() -> None:
         with service.open("/sse/ill") as stream, service.open("/sse/endless") as other:
             stream.take(3)
             other.take(1)
-            assert "stream.end" == service.open("/sse/three").until("stream.end")[-1].event
+            assert b"stream.end" in service.get("/sse/three").content
             wait_for(service, "runs ill quarantined", 1)
             found = metrics(service)
         states = {
@@ -275,7 +276,7 @@ def test_the_history_is_measured_by_source() -> None:
         with service.open("/sse/feed") as stream:
             for n in range(10, 40):
                 feed.say(Note(n=n))
-            stream.take(30)
+                stream.take(1)
             found = metrics(service)
         size = len(b'event: note\ndata: {"n":10,"text":""}\n\n') + FRAME_OVERHEAD
         assert (10, 10 * size) == tuple(found[f"eventmux_history_{unit} feed"] for unit in ("events", "bytes"))
@@ -361,7 +362,7 @@ def test_what_is_no_stream_is_not_refused_one() -> None:
 def test_two_apps_in_one_process_share_no_number() -> None:
     before = {family.name for family in REGISTRY.collect()}
     with serving(settings_of(three)) as one, serving(settings_of(three)) as two:
-        one.open("/sse/three").rest()
+        one.get("/sse/three")
         assert (1, 0) == (value(one, "streams_opened_total"), value(two, "streams_opened_total"))
         assert before == {family.name for family in REGISTRY.collect()}
     assert not [name for name in before if name.startswith("eventmux")]
@@ -401,7 +402,7 @@ def test_buckets_rise_and_the_last_is_the_count() -> None:
         histogram.add(value_, weight)
     assert ([3, 12, 16], 2 + 8 + 80 + 176) == (histogram.counts, histogram.sum)
     with serving(settings_of(three)) as service:
-        service.open("/sse/three").rest()
+        service.get("/sse/three")
         found = metrics(service)
         buckets = [count for name, count in found.items() if name.startswith("eventmux_delivery_lag_seconds_bucket")]
         assert sorted(buckets) == buckets
@@ -414,7 +415,7 @@ def test_ten_thousand_different_clients_add_no_series() -> None:
         service.get("/sse/echo")
         before = set(metrics(service))
         with httpx2.Client(base_url=service.url, timeout=PATIENCE, trust_env=False) as client:
-            for n in range(1_000):
+            for n in range(200):
                 client.get(f"/sse/echo?text=t{n}", headers={"accept": "application/json"})
                 client.get(f"/sse/echo?events=e{n}&limit=1", headers={"last-event-id": f"A{n}.{n}"})
                 client.get(f"/sse/unknown-{n}")
@@ -434,7 +435,7 @@ def test_ten_thousand_different_clients_add_no_series() -> None:
 
         async def subscribe() -> None:
             hub = Hub(meter=meter)
-            for n in range(4_000):
+            for n in range(8_800):
                 wanted = [Wanted(enabled, enabled.validate({"text": str(n)}))]
                 selection = Selection(format_of(SSE, qualify=False), frozenset({f"e{n}"}), n + 1)
                 subscription = hub.subscribe(wanted, Start(since=0, principal=f"p{n}"), selection)

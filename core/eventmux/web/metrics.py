@@ -52,7 +52,7 @@ def router(hub: Hub, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
 
 
 class HubCollector(Collector):
-    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; all else is numbers."""
+    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; the rest is numbers."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
