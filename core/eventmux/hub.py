@@ -111,9 +111,9 @@ class Hub:
             return Health(state)
         return Health(state, failure.message, failure.incident, runs[state].next_try)
 
-    def census(self) -> dict[str, Census]:
+    async def census(self) -> dict[str, Census]:
         """Of every source that has runs."""
-        return self._runs.census()
+        return await self._runs.census()
 
     def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
         """A cursor of one source has no name: give it that of the selected source whose log it is in; if there is none,

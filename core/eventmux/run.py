@@ -81,7 +81,7 @@ class Run:
     @property
     def pause(self) -> State | None:
         """`restarting` or `quarantined` while it must not begin again, whether somebody waits for it or not."""
-        if self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
+        if not self._failures or self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
             return None
         return "quarantined" if self._failures >= self.enabled.policy.restart.attempts else "restarting"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 FEW = 4  # runs of a source that are compared one by one, the newest first
+SLICE = 500  # runs that are counted in a turn of the loop
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
 
 
@@ -69,16 +70,16 @@ class Runs:
     def of(self, source: str) -> list[Run]:
         return list(self._runs[source].values())
 
-    def census(self) -> dict[str, Census]:
-        """Of every source that has runs."""
-        found = {}
-        for source, runs in self._runs.items():
-            found[source] = census = Census()
-            for run in runs.values():
-                history = run.channel.history
-                census.states[run.pause or run.state] += 1
-                census.events += history.last + 1 - history.first
-                census.bytes += history.bytes
+    async def census(self) -> dict[str, Census]:
+        """Of every source that has runs. It gives way: 20,000 runs would hold the loop for 20 ms."""
+        found: dict[str, Census] = defaultdict(Census)
+        for count, run in enumerate(self.all()):
+            if count % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            census, history = found[run.enabled.name], run.channel.history
+            census.states[run.pause or run.state] += 1
+            census.events += history.last + 1 - history.first
+            census.bytes += history.bytes
         return found
 
     def knows(self, epoch: str) -> bool:

@@ -44,7 +44,7 @@ def router(hub: Hub, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
     async def read(request: Request) -> Response:
         """Every metric, in the text format of Prometheus, or as OpenMetrics where `Accept` asks for it."""
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        metrics.take_census()
+        await metrics.take_census()
         # In a thread: some hundred sources are thousands of lines, and /proc lists every connection.
         return Response(await run_in_threadpool(encode, registry), headers={"content-type": media_type})
 
@@ -52,15 +52,15 @@ def router(hub: Hub, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
 
 
 class HubCollector(Collector):
-    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; the rest is numbers."""
+    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; the rest is plain."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._census: Mapping[str, Census] = {}
         self._build = {"version": version("eventmux"), "python": platform.python_version()}
 
-    def take_census(self) -> None:
-        self._census = self._hub.census()
+    async def take_census(self) -> None:
+        self._census = await self._hub.census()
 
     def collect(self) -> Iterator[Metric]:
         yield from self._streams()
