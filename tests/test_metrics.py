@@ -242,7 +242,7 @@ def test_runs_are_counted_by_their_state_with_failures_and_restarts() -> None:
         raise SourceError("no upstream")
         yield Note(n=0)
 
-    restart = Restart(backoff=0.01, max_backoff=0.01, attempts=3, quarantine=60)
+    restart = Restart(backoff=0.01, max_backoff=60, attempts=3, quarantine=60)
     with serving(settings_of(enable(ill, restart=restart), endless, enable(three, linger=60)), expect_quiet=False) as (
         service
     ):

@@ -137,6 +137,23 @@ def test_who_is_no_plugin_is_not_taken_for_one(caplog: pytest.LogCaptureFixture)
     assert threads() == []
 
 
+def test_a_stall_that_nobody_could_look_at_is_told_and_counted_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> Meter:
+        meter = Meter()
+        watchdog = Watchdog(STALL, {}, Plugins((), {}), meter)
+        watchdog.start()
+        watchdog._is_over.set()  # the thread does not come to it, as when the whole process is stopped
+        await asyncio.sleep(STALL)
+        time.sleep(2 * STALL)
+        await asyncio.sleep(STALL)
+        watchdog.stop()
+        return meter
+
+    assert {"none": 1} == asyncio.run(main()).stalls
+    (told,) = records(caplog)
+    assert "over before it could be seen" in told.getMessage()
+
+
 def test_a_loop_that_turns_is_left_alone_and_its_lag_is_measured(caplog: pytest.LogCaptureFixture) -> None:
     @source
     async def brisk() -> AsyncIterator[Note]:
