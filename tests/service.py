@@ -171,6 +171,11 @@ def serve_process(
         process.process.wait(PATIENCE)
 
 
+def _path() -> str:
+    """Where this process finds the package, too: it may be another one than is installed."""
+    return os.pathsep.join([str(portable.TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _answers(url: str) -> bool:
     try:
         return httpx2.get(f"{url}/healthz", trust_env=False, verify=False).status_code == 200

@@ -113,7 +113,7 @@ async def test_whatever_the_order_of_comings_goings_and_failures_a_run_is_never_
         if chance.random() < 0.7:
             await asyncio.sleep(chance.choice((0, 0.0005, 0.001, 0.003)))
         if chance.random() < 0.1:
-            time.sleep(0.002)  # noqa: ASYNC251 - a hiccup of the loop, in which several timers fall due at once
+            time.sleep(0.002)
     subscription = Taking(hub, [want])
     async with asyncio.timeout(PATIENCE):
         while not subscription.take():

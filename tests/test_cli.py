@@ -377,7 +377,7 @@ def test_plugins_as_json_are_for_programs_whatever_a_plugin_prints(folder: Path,
 def test_verbose_shows_the_traceback_of_what_is_broken(folder: Path) -> None:
     assert "Traceback" not in run("plugins", cwd=folder).stderr
     shown = run("-v", "plugins", cwd=folder).stderr
-    assert re.search(r'bad.py", line 2, in <module>\n    1 / 0', shown)
+    assert re.search(r'bad.py", line 2, in <module>\n +1 / 0', shown)
 
 
 def test_plugins_are_listed_while_the_rest_of_the_file_is_wrong(config: Any) -> None:

@@ -9,18 +9,15 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI
 from sse_starlette import EventSourceResponse
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
 
-from .errors import EventmuxError
 from .hub import Hub
 from .reload import Reload
 from .service import Service
 from .settings import Settings, load_settings
-from .web import auth, catalog, dashboard, openapi, status, trial
+from .watchdog import Watchdog
+from .web import auth, catalog, dashboard, metrics, openapi, refusals, status, trial
 from .web.auth import Guard
 from .web.gate import Gate
 from .web.outlet import Delivery
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux")
 
-RETRY_AFTER = 2  # seconds, where there is no room for what is no stream
+FAILED = 500  # and statuses above: not by a fault of the client
 
 
 def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
@@ -46,7 +43,8 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     """
     settings = settings or _from_file()
     service = Service(settings)
-    delivery, visits = Delivery(settings.config.server), Visits(settings.limits)
+    meter = service.hub.meter
+    delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits)
     guard, gate = Guard(settings), Gate(settings.config)
     app = FastAPI(
         title="eventmux",
@@ -57,12 +55,12 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     app.state.hub, app.state.visits, app.state.guard, app.state.gate = service.hub, visits, guard, gate
     app.include_router(status.router(service, guard))
     app.include_router(catalog.router(service, guard))
+    app.include_router(metrics.router(service.hub, [Depends(guard.require_principal)]))
     app.include_router(auth.router(guard))
     app.include_router(dashboard.router())
     for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):
         service.add(part.follow)
-    app.add_exception_handler(EventmuxError, _refused)
-    app.add_exception_handler(ClientDisconnect, _left)
+    refusals.install(app, meter)
     openapi.install(app, service, guard)
     app.add_middleware(gate.around)
     app.add_middleware(auth.TicketFilter)  # the last one added is the outermost
@@ -87,6 +85,8 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[Fa
         watch = None
         if not getattr(app.state, "is_drained", False):
             watch = asyncio.create_task(_drain_at_exit(service.hub, delivery, server.grace), name="eventmux exit")
+        watchdog = Watchdog(server.stall, service, service.hub.meter)
+        watchdog.start()
         try:
             async with Reload(service).running():
                 yield
@@ -98,6 +98,7 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[Fa
             await service.hub.close()
             await guard.close()
             delivery.close()
+            watchdog.stop()
 
     return lifespan
 
@@ -110,15 +111,3 @@ async def _drain_at_exit(hub: Hub, delivery: Delivery, grace: float) -> None:
     hub.drain()
     await asyncio.sleep(grace)
     delivery.close()
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - Starlette's contract
-    assert isinstance(error, EventmuxError)  # noqa: S101 - for mypy; it is what the handler is for
-    return JSONResponse({"detail": str(error)}, error.status, error.headers)
-
-
-async def _left(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette's contract
-    """A client has gone, or was cut off, before all of its body had come. Nobody reads the answer, and it is no failure
-    that the log should hold.
-    """
-    return Response(status_code=400)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from . import logs
 from .errors import ConfigError
 from .schema import config_schema
 from .settings import DEFAULT_FILE, Settings, load_installed, load_outline, load_settings
@@ -44,9 +45,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For a progra
 @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of a plugin that cannot be loaded.")
 def main(*, verbose: bool) -> None:
     """Plug in event sources. Open one EventSource. Never lose an event."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.configure()
     logging.getLogger("eventmux").setLevel(logging.DEBUG if verbose else logging.NOTSET)
     # The service says itself where it listens; uvicorn's words about its process would hide that.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -61,6 +60,7 @@ def main(*, verbose: bool) -> None:
 @click.option("--strict", is_flag=True, help="Refuse to start with a broken plugin or an unavailable source.")
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without authentication.")
 @click.option("--reload", is_flag=True, help="Start again when the code of a plugin changes.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def serve(
     config: Path | None,
     host: str | None,
@@ -70,10 +70,13 @@ def serve(
     strict: bool,
     insecure: bool,
     reload: bool,
+    log_format: logs.Kind,
 ) -> None:
     """Serve the enabled sources."""
     from .web.sockets import end_at_once_on_signals, raise_open_files
 
+    logs.configure(log_format)
+    logging.captureWarnings(capture=True)
     end_at_once_on_signals()
     if reload and workers > 1:
         _fail(f"--reload --workers {workers}: one process is started again: leave one of the two out")

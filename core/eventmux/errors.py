@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 
 MAX_FAULTS = 20  # faults of one request that are told; the next one is told when these are mended
 MAX_SHOWN = 100  # characters of somebody's text that an error repeats
+
+# Why a request for a stream gets none. Each is counted under one of these names.
+Refusal = Literal[
+    "full",
+    "rate",
+    "draining",
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "invalid",
+    "too_large",
+    "unavailable",
+    "failed",
+]
 
 
 class EventmuxError(Exception):
@@ -22,6 +36,7 @@ class EventmuxError(Exception):
 
     status = 500
     headers: Mapping[str, str] = MappingProxyType({})
+    refusal: ClassVar[Refusal] = "failed"
 
 
 class DefinitionError(EventmuxError):
@@ -44,6 +59,7 @@ class UnknownSourceError(EventmuxError):
     """A request names a source or stream that is not enabled."""
 
     status = 404
+    refusal = "not_found"
 
     def __init__(self, name: str, known: Iterable[str], *, is_stream: bool = False) -> None:
         shown = name if len(name) <= MAX_SHOWN else name[:MAX_SHOWN] + "..."
@@ -72,6 +88,7 @@ class CredentialsError(ChallengeError):
 
     status = 401
     headers = _challenge("")
+    refusal = "unauthorized"
 
 
 class AuthenticationError(ChallengeError):
@@ -79,6 +96,7 @@ class AuthenticationError(ChallengeError):
 
     status = 401
     headers = _challenge("invalid_token")
+    refusal = "unauthorized"
 
 
 class AmbiguousCredentialsError(ChallengeError):
@@ -86,6 +104,7 @@ class AmbiguousCredentialsError(ChallengeError):
 
     status = 400
     headers = _challenge("invalid_request")
+    refusal = "invalid"
 
 
 class ForbiddenError(ChallengeError):
@@ -93,12 +112,14 @@ class ForbiddenError(ChallengeError):
 
     status = 403
     headers = _challenge("insufficient_scope")
+    refusal = "forbidden"
 
 
 class UnavailableError(EventmuxError):
     """A source is enabled and cannot run; the text says why and what to do."""
 
     status = 503
+    refusal = "unavailable"
 
 
 class PluginError(EventmuxError):
@@ -110,6 +131,19 @@ class FullError(EventmuxError):
 
     status = 503
     headers = MappingProxyType({"Retry-After": "10"})
+    refusal: ClassVar[Refusal] = "full"
+
+
+class TooOftenError(FullError):
+    """There is room, but not for so many at once."""
+
+    refusal = "rate"
+
+
+class DrainingError(FullError):
+    """There is no room any more: the service goes down."""
+
+    refusal = "draining"
 
 
 class TooLargeError(EventmuxError):
@@ -118,12 +152,14 @@ class TooLargeError(EventmuxError):
     status = 413
     # Whoever sends too much is not read to the end: the connection is closed on them.
     headers = MappingProxyType({"connection": "close"})
+    refusal = "too_large"
 
 
 class MediaTypeError(EventmuxError):
     """A request body is not sent as JSON."""
 
     status = 415
+    refusal = "invalid"
 
 
 class SourceError(Exception):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
-from .errors import FullError
+from .errors import DrainingError, FullError
 from .fanout import Fanout
+from .meter import Meter
 from .policy import Limits
 from .reader import Gap, View
 from .runs import Runs, Wanted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .catalog import Catalog, EnabledSource
     from .run import Run
+    from .runs import Census
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +30,45 @@ class Start:
     """Where a client begins: at its cursor; where that says nothing, at `since`; else with what comes next.
 
     `since`: nanoseconds since 1970; 0 is the earliest there is. `principal`: whose private runs it may return to.
+    `trace`: the `traceparent` of its request, for the private runs that it begins.
     """
 
     cursor: Cursor | None = None
     since: int | None = None
     principal: str | None = None
+    trace: str | None = None
+
+
+class Health(NamedTuple):
+    """`unavailable | running | restarting | quarantined | idle`, and why: what the configuration lacks, or what its
+    clients were told of the last failure, with its incident and the seconds until it is tried again.
+    """
+
+    state: str
+    reason: str | None = None
+    incident: str | None = None
+    next_try: float | None = None
 
 
 class Hub:
     """The runs of a process, and the subscriptions that are open."""
 
-    def __init__(self, limits: Limits | None = None, catalog: Catalog | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, catalog: Catalog | None = None, meter: Meter | None = None
+    ) -> None:
         """`catalog`: what may be subscribed to; without one, whatever is asked for."""
         self._catalog = catalog
+        self.limits = limits or Limits()
+        self.meter = meter or Meter()
         self._fanout = Fanout()
-        self._runs = Runs(limits or Limits(), self._fanout)
+        self._runs = Runs(self.limits, self._fanout, self.meter)
         self._streams: dict[Hashable, Stream] = {}
         self._is_leaving = False
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
         if self._runs.is_draining:
-            raise FullError("the service is shutting down")
+            raise DrainingError("the service is shutting down")
         if self._catalog:
             self._check(wanted, self._catalog)
         self._fanout.begin()
@@ -66,12 +85,14 @@ class Hub:
         for view in views:
             view.hangs_up = view.hangs_up and selection.reconnects
         place = tuple([view.at for view in views])
+        if start.cursor and (behind := _behind(views, start.cursor)) is not None:
+            self.meter.replay.add(behind)
         return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
     def publish(self, want: Wanted, message: BaseModel) -> None:
         """Give `message` to the run of a source that takes events. Raises FullError where there is no room for it."""
         if self.is_draining:
-            raise FullError("the service is shutting down")
+            raise DrainingError("the service is shutting down")
         if self._catalog:
             self._check([want], self._catalog)
         self._fanout.begin()
@@ -96,7 +117,7 @@ class Hub:
 
         Sources that are equal to those of before must be the same objects.
         """
-        before, self._catalog = self._catalog, catalog
+        before, self._catalog, self.limits = self._catalog, catalog, limits
         self._runs.apply(catalog.sources, limits)
         changed = _changed_streams(before, catalog) if before else frozenset()
         for stream in self._streams.values():
@@ -108,18 +129,25 @@ class Hub:
         logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
         key = (*logs, selection.events, selection.form, selection.mark, selection.name)
         if key not in self._streams:
-            self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key))
+            self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key), meter=self.meter)
         return self._streams[key]
 
     def _forget(self, key: Hashable) -> None:
         del self._streams[key]
 
-    def state(self, enabled: EnabledSource) -> str:
-        """`unavailable | running | restarting | quarantined | idle`: of several runs the liveliest counts."""
+    def health(self, enabled: EnabledSource) -> Health:
+        """Of several runs the liveliest counts."""
         if enabled.unavailable:
-            return "unavailable"
-        states = {run.pause or run.state for run in self._runs.of(enabled.name)}
-        return next((state for state in ("running", "restarting", "quarantined") if state in states), "idle")
+            return Health("unavailable", enabled.unavailable)
+        runs: dict[str, Run] = {run.pause or run.state: run for run in self._runs.of(enabled.name)}
+        state = next((state for state in ("running", "restarting", "quarantined") if state in runs), "idle")
+        if state in {"running", "idle"} or (failure := runs[state].failure) is None:
+            return Health(state)
+        return Health(state, failure.message, failure.incident, runs[state].next_try)
+
+    async def census(self) -> dict[str, Census]:
+        """Of every source that has runs."""
+        return await self._runs.census()
 
     def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
         """A cursor of one source has no name: give it that of the selected source whose log it is in; if there is none,
@@ -163,7 +191,7 @@ class Hub:
         enabled, parameters = want.enabled, want.parameters
         if enabled.shared and (run := self._runs.current(enabled, parameters, is_replay=start.since is not None)):
             return run
-        opened.append(self._runs.open(want, epoch, start.principal))
+        opened.append(self._runs.open(want, epoch, start.principal, start.trace))
         return opened[-1]
 
     def _beginning(self, run: Run, position: Position | None, start: Start) -> tuple[int, str | None]:
@@ -242,6 +270,16 @@ def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:
         for name, members in before.streams.items()
         if [member for member in members if member in after.sources] != list(after.streams.get(name, ()))
     )
+
+
+def _behind(views: Sequence[View], cursor: Cursor) -> int | None:
+    """Events between a client's positions and the ends of the logs that they are in; None if they are in none."""
+    behind = None
+    for view in views:
+        position = cursor.position(view.source)
+        if view.channel and position and position.epoch == view.channel.epoch:
+            behind = (behind or 0) + view.channel.history.last - position.offset
+    return behind
 
 
 def _could_be_of(position: Position, enabled: EnabledSource) -> bool:

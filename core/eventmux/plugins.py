@@ -60,6 +60,16 @@ class Plugin:
         return f"{self.distribution}:{self.name}" if self.distribution else Path(self.target).name
 
     @property
+    def module(self) -> str:
+        """Where it is imported."""
+        return self.target.partition(":")[0] if self.distribution else _LOCAL + self.name
+
+    @property
+    def package(self) -> str:
+        """What the names of its own modules begin with."""
+        return self.module.partition(".")[0]
+
+    @property
     def title(self) -> str:
         """What an error calls it."""
         return (
@@ -86,6 +96,14 @@ class Plugins:
     @property
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.found if plugin.error]
+
+    def owner(self, module: str) -> Plugin | None:
+        """The plugin whose code is in a module: the one that is defined there, or else the only one of that package."""
+        found = [plugin for plugin in self.found if _is_within(module, plugin.module)]
+        if found:
+            return max(found, key=lambda plugin: len(plugin.module))
+        found = [plugin for plugin in self.found if _is_within(module, plugin.package)]
+        return found[0] if len(found) == 1 else None
 
 
 def load_plugins(
@@ -274,6 +292,10 @@ def _explained(plugin: Plugin, error: BaseException) -> str:
     return f"{type(error).__name__}: {_line(error)}{_place(plugin, error)}: mend it, or {_DISABLE}"
 
 
+def _is_within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
+
+
 def _line(error: BaseException) -> str:
     """What the error says, in one line of bounded length."""
     try:
@@ -285,11 +307,10 @@ def _line(error: BaseException) -> str:
 
 def _place(plugin: Plugin, error: BaseException) -> str:
     """Where the plugin's own code raised it, so that nobody needs the traceback to look there."""
-    own = plugin.target.partition(":")[0].partition(".")[0] if plugin.distribution else _LOCAL + plugin.name
     place, trace = "", error.__traceback__
     while trace:
         module = str(trace.tb_frame.f_globals.get("__name__"))
-        if f"{module}.".startswith(f"{own}."):
+        if _is_within(module, plugin.package):
             place = f" ({module.removeprefix(_LOCAL)}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return place

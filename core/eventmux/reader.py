@@ -108,7 +108,8 @@ class View:
 class Reader:
     """Sits at one place at a time. After `read`, `place` is where it has come to.
 
-    `is_cut`: the client lags too far, and is to come back. `has_more`: there is more to read at once.
+    `is_cut`: the client lags too far, and is to come back. `has_more`: there is more to read at once. `gaps`: source
+    and reason of those that it has told.
     """
 
     def __init__(self, views: Sequence[View], events: frozenset[str] | None, mark: bytes = b"") -> None:
@@ -120,6 +121,7 @@ class Reader:
         self.is_cut = False
         self.has_more = False
         self.left: int | None = None
+        self.gaps: list[tuple[str, str]] = []
         self._cursor = CursorWriter([], mark)
 
     def seat(self, place: Place) -> None:
@@ -142,6 +144,7 @@ class Reader:
     def read(self, left: int | None) -> list[Entry]:
         """What follows, up to about READ_BYTES, at most `left` events; [] if there is nothing."""
         self.left, self.has_more = left, False
+        self.gaps = []
         self.place = ()  # until all of it is read: what raises in between must not pass for the place before
         entries = self._gaps()
         size = 0
@@ -178,6 +181,7 @@ class Reader:
         missed = channel.history.first - 1 - view.offset
         reason, is_own = (view.gap.reason, view.gap.is_own) if view.gap else ("lagged", True)
         view.gap = None
+        self.gaps.append((view.source, reason))
         view.offset += max(missed, 0)
         self._cursor.place(index, channel.epoch, view.offset)
         gap = sse.control(

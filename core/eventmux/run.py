@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from . import sse
 from .errors import SourceError
 from .inbox import Inbox
+from .meter import Tally
 from .operators import piped
 from .reader import REMOVED
 from .signature import Context
@@ -28,9 +29,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventmux.run")
 
 SHORTEST_PAUSE = 0.001  # seconds between a failure and the next try, whatever is configured: others must have a turn
+RUN_TASK = "eventmux run "  # and the source's name: the name of the task that iterates it
 CLOSE_SECONDS = 5.0  # for a generator's `finally`; then it is abandoned, with a warning
 
 State = Literal["idle", "running", "restarting", "quarantined", "over"]
+
+
+class Failure(NamedTuple):
+    """What a run has failed with, as its clients were told."""
+
+    message: str
+    incident: str
 
 
 class Run:
@@ -40,7 +49,8 @@ class Run:
     log. Each time, the generator is iterated and closed by one task, so that task groups, time-outs and context
     variables hold across its yields. A private run waits for its reader; a shared one never waits, and is started
     again when it fails. `given`: what the client gave, of which the parameters were made. `principal`: whom a private
-    run belongs to. `on_over`: called when nothing more will come.
+    run belongs to; `trace`: the `traceparent` of the request that has begun it. `on_over`: called when nothing more
+    will come. `failure`: the last one.
     """
 
     def __init__(
@@ -52,6 +62,7 @@ class Run:
         given: Mapping[str, Any],
         pulse: Pulse,
         principal: str | None,
+        tally: Tally | None = None,
         on_over: Callable[[Run], None],
     ) -> None:
         self.enabled = enabled
@@ -60,6 +71,9 @@ class Run:
         self.channel = channel
         self._pulse = pulse
         self.principal = principal
+        self.trace: str | None = None
+        self.failure: Failure | None = None
+        self._tally = tally or Tally()
         self.size = len(fingerprint(parameters))  # bytes that a client has sent
         self.inbox: Inbox[BaseModel] | None = Inbox() if enabled.source.takes else None
         self.state: State = "idle"
@@ -73,7 +87,7 @@ class Run:
     @property
     def pause(self) -> State | None:
         """`restarting` or `quarantined` while it must not begin again, whether somebody waits for it or not."""
-        if self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
+        if not self._failures or self.state == "over" or self._may_begin <= asyncio.get_running_loop().time():
             return None
         return "quarantined" if self._failures >= self.enabled.policy.restart.attempts else "restarting"
 
@@ -82,11 +96,16 @@ class Run:
         """Whether no change may begin it again: it is over, or each run costs."""
         return self.state == "over" or self.enabled.policy.once
 
+    @property
+    def next_try(self) -> float:
+        """Seconds until it may begin again."""
+        return max(0.0, self._may_begin - asyncio.get_running_loop().time())
+
     def start(self) -> None:
         """Do nothing if it runs or is over."""
         if self.state == "idle":
             self.state = "running"
-            self._task = asyncio.create_task(self._drive(self._stopping), name=f"eventmux run {self.enabled.name}")
+            self._task = asyncio.create_task(self._drive(self._stopping), name=RUN_TASK + self.enabled.name)
 
     def stop(self) -> asyncio.Task[bool] | None:
         """Cancel the generator: its `finally` runs. One that does not end in time is abandoned, and named in the log.
@@ -164,6 +183,7 @@ class Run:
                 await asyncio.sleep(max(self._may_begin - loop.time(), SHORTEST_PAUSE))
                 if self._is_stopped:
                     return
+                self._tally.restarts += 1
             self.state, self._began = "running", loop.time()
             failure = await self._attempt()
             if self._is_stopped:
@@ -207,14 +227,17 @@ class Run:
     async def _pump(self) -> None:
         source, channel, is_shared = self.enabled.source, self.channel, self.enabled.shared
         log_of_source = logging.getLogger(f"eventmux.source.{self.enabled.name}")
-        context = Context(self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source)
-        turn, task = Turn(self._pulse), self._task
+        context = Context(
+            self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source, trace=self.trace
+        )
+        turn, task, tally = Turn(self._pulse), self._task, self._tally
         async with piped(source, source.run(self.parameters, context, self.inbox), self.enabled.pipe) as events:
             async for event in events:
                 if self._task is not task:
                     return  # it has been stopped
                 channel.append(sse.encode(source, event))
                 channel.last = event
+                tally.appended += 1
                 if not is_shared and channel.is_full:
                     await channel.room()
                 elif turn.is_over():
@@ -223,7 +246,12 @@ class Run:
     def _report(self, error: BaseException, message: str, *, retryable: bool) -> None:
         incident = secrets.token_hex(4)
         name, plugin = self.enabled.name, self.enabled.plugin
-        log.error("source %s of plugin %s failed, incident %s: %s", name, plugin, incident, error, exc_info=error)
+        self.failure = Failure(message, incident)
+        self._tally.failures += 1
+        extra = {"trace": self.trace} if self.trace else None
+        log.error(
+            "source %s of plugin %s failed, incident %s: %s", name, plugin, incident, error, exc_info=error, extra=extra
+        )
         told = sse.control("stream.error", source=name, message=message, incident=incident, retryable=retryable)
         self.channel.append(told)
 

@@ -38,13 +38,15 @@ class Context:
     """What a run knows of its surroundings: a parameter annotated `ctx: Context` receives it.
 
     `source`: the name under which it is enabled. `last`: the last event of the log that this run continues, or None.
-    `principal`: whom a private run serves, or None. `log`: a logger of its own.
+    `principal`: whom a private run serves, or None. `log`: a logger of its own. `trace`: the `traceparent` of the
+    request that a private run serves, or None; a shared run serves many.
     """
 
     source: str
     last: Event | ServerSentEvent | None = None
     principal: str | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("eventmux.source"))
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

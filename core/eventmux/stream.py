@@ -5,10 +5,12 @@ Which bytes follow is the reader's to say; where they go, the subscriptions'.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from . import sse
+from .meter import Meter
 from .reader import READ_BYTES, READ_EVENTS, Entry, Reader, is_read
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from .channel import Channel
     from .fanout import Fanout
+    from .meter import Tally
     from .reader import Place, View
     from .subscription import Subscription
 
@@ -66,12 +69,15 @@ class Piece:
 class Step(Piece):
     """What follows a place, and the place `after` it. `events`: how many count for a limit. `has_more`: there is more
     at once. `has_moved`: the place is further than the body says. `is_last`: the stream is over, or the client is to
-    come back.
+    come back; `is_cut`: because it lags too far. `at`: when the oldest event was appended. `shares`: the events of each
+    source, where there are several sources. `gaps`: source and reason of those that it tells.
     """
 
-    events = 0
+    events = at = 0
     has_more = has_moved = False
-    is_last = False
+    is_last = is_cut = False
+    shares: Sequence[tuple[Tally, int]] = ()
+    gaps: Sequence[tuple[str, str]] = ()
 
     def __init__(self, body: bytes, after: Place) -> None:
         self.body = body
@@ -84,9 +90,13 @@ class Stream:
     `on_empty` is called when the last member has left.
     """
 
-    def __init__(self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None]) -> None:
+    def __init__(
+        self, views: Sequence[View], selection: Selection, on_empty: Callable[[], None], meter: Meter | None = None
+    ) -> None:
         self.name = selection.name
         self._views = views
+        self._meter = meter or Meter()
+        self._tallies = [self._meter.of(view.source) for view in views]
         self._form = selection.form
         self._reconnects = selection.reconnects
         self._reader = Reader(views, selection.events, selection.mark)
@@ -119,11 +129,19 @@ class Stream:
 
     def join(self, subscription: Subscription) -> None:
         self._members[subscription] = None
+        self._meter.open += 1
+        self._meter.opened += 1
+        for tally in self._tallies:
+            tally.open += 1
+            tally.opened += 1
 
     def leave(self, subscription: Subscription) -> None:
         if subscription not in self._members:
             return
         del self._members[subscription]
+        self._meter.open -= 1
+        for tally in self._tallies:
+            tally.open -= 1
         if len(self._members) <= 1:
             self._steps.clear()
         if not self._members:
@@ -176,7 +194,8 @@ class Stream:
         return self._is_under_way
 
     def _serve(self, members: Sequence[Subscription], now: float) -> None:
-        step, place = None, None
+        step = place = first = None
+        taken = 0
         for member in members:
             if member.is_held:
                 continue
@@ -185,11 +204,40 @@ class Stream:
                 continue
             try:
                 if member.place is not place or step is None:
-                    place, step = member.place, None
+                    if step and first:
+                        self.count(step, first, taken)
+                    place, step, first, taken = member.place, None, member, 0
                     step = self.step(place)
                 member.take(step, now)
+                taken += 1
             except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
                 member.fail(error)
+        if step and first:
+            self.count(step, first, taken)
+
+    def count(self, step: Step, first: Subscription, members: int = 1) -> None:
+        """So many members have taken the step, `first` and those that have come to its place together with it.
+
+        Each event counts with the lag of the oldest one of its step, and not at all for a client that was not there yet
+        when that was appended.
+        """
+        meter = self._meter
+        if step.body:
+            meter.bytes += len(step.body) * members
+        if step.events:
+            weight = step.events * members
+            if step.shares:
+                for tally, events in step.shares:
+                    tally.delivered += events * members
+            else:
+                self._tallies[0].delivered += weight
+            if step.at > first.joined:
+                lag = time.time_ns() - step.at
+                meter.lag.add(max(0, lag), weight)  # wall time may have been set back
+        if step.is_cut:
+            meter.slow["overflow"] += members
+        for source, reason in step.gaps:
+            meter.of(source).gaps[reason] += members
 
     def step(self, place: Place) -> Step:
         """What follows `place`, made once for all that stand there, until the next event."""
@@ -220,10 +268,12 @@ class Stream:
             frame = history.newest
             step = Step(b"%b%d\n%b" % (self._prefix, offset, frame.body), (offset,))
             step.events = 0 if frame.is_control else 1
+            step.at = frame.at
             return step
         size = events = 0
         blocks: list[bytes] = []
-        for frame in history.after(offset, READ_EVENTS):
+        frames = history.after(offset, READ_EVENTS)
+        for frame in frames:
             offset += 1
             events += not frame.is_control
             blocks.append(b"%b%d\n%b" % (self._prefix, offset, frame.body))
@@ -233,6 +283,7 @@ class Stream:
         channel.reached(offset)
         step = Step(b"".join(blocks), (offset,))
         step.events, step.has_more = events, offset < history.last
+        step.at = frames[0].at if frames else 0
         return step
 
     def _step(self, place: Place, left: int | None = None, *, is_first: bool = False) -> Step:
@@ -240,11 +291,25 @@ class Stream:
         reader.seat(place)
         entries = reader.read(left)
         step = Step(self._form.body(entries, is_first=is_first) if entries else b"", reader.place)
-        step.events = sum(not entry.frame.is_control for entry in entries)
+        self._weigh(step, entries)
+        step.gaps = reader.gaps
         step.has_more = reader.has_more
         step.has_moved = reader.place != place and (not entries or entries[-1].cursor != reader.cursor)
+        step.is_cut = reader.is_cut
         step.is_last = reader.is_cut or is_read(reader.place)
         return step
+
+    def _weigh(self, step: Step, entries: Sequence[Entry]) -> None:
+        """How many events there are, of which sources, and since when."""
+        events = [entry for entry in entries if not entry.frame.is_control]
+        if not events:
+            return
+        step.events, step.at = len(events), events[0].frame.at  # in the order of arrival
+        if len(self._tallies) > 1:
+            shares = dict.fromkeys([entry.source for entry in events], 0)
+            for entry in events:
+                shares[entry.source] += 1
+            step.shares = [(self._meter.of(source), count) for source, count in shares.items()]
 
 
 class Farewells:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from .reader import is_over
@@ -38,9 +39,10 @@ class Subscription:
     """A member of a stream from its creation until `close`. It is a job while it has to catch up by itself.
 
     `left`: events that the client may still get, None for any number. `is_held`: nothing can be given to it now.
-    `has_moved`: its cursor is another than the client knows, by events that were left out. `events` and `bytes` are
-    what it was given so far. `reason`: why it ended, by our doing; None while it has not, or where its client left.
-    `on_close` is called once, when it is over.
+    `has_moved`: its cursor is another than the client knows, by events that were left out. `joined`: when it came,
+    in nanoseconds since 1970: what is older it replays. `events` and `bytes` are what it was given so far. `reason`:
+    why it ended, by our doing; None while it has not, or where its client left. `on_close` is called once, when it is
+    over.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class Subscription:
         "events",
         "has_moved",
         "is_held",
+        "joined",
         "left",
         "on_close",
         "place",
@@ -66,6 +69,7 @@ class Subscription:
         self.left = limit
         self.is_held = True  # until there is an outlet
         self.has_moved = False
+        self.joined = time.time_ns()
         self.events = self.bytes = 0
         self.reason: str | None = None
         self.on_close: Callable[[Subscription], None] = _nothing
@@ -94,6 +98,7 @@ class Subscription:
         """What there is at once, to go out with the beginning of the response; before `start`."""
         step = self.next()
         self._move(step)
+        self._stream.count(step, self)
         if step.is_last:
             self.end(self._why_last())
         return step.body
@@ -118,7 +123,9 @@ class Subscription:
         self._is_queued = False
         if not self.is_held:
             try:
-                self.take(self.next(), now)
+                step = self.next()
+                self.take(step, now)
+                self._stream.count(step, self)
             except Exception as error:  # noqa: BLE001 - whatever it is, others have done nothing
                 self.fail(error)
         return False

@@ -32,14 +32,15 @@ def router(service: Service, guard: Guard) -> APIRouter:
 
 
 def _describe(enabled: EnabledSource, hub: Hub) -> dict[str, Any]:
+    health = hub.health(enabled)
     return {
         "name": enabled.name,
         "plugin": enabled.plugin,
         "description": enabled.source.description,
         "url": f"/sse/{enabled.name}",
         "shared": enabled.shared,
-        "state": hub.state(enabled),
-        "reason": enabled.unavailable,
+        "state": health.state,
+        "reason": health.reason,
         "parameters": enabled.parameters_schema(),
         "events": {name: kind.model_json_schema(mode="serialization") for kind, name in enabled.source.events.items()},
     }

@@ -11,6 +11,8 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+from ..meter import Meter
+from ..notice import Notices
 from ..stream import Piece
 from .wheel import Wheel
 
@@ -31,7 +33,9 @@ PIECE = 8 * 1024  # bytes handed to the server at a time: the time-out is for on
 class Delivery:
     """What all outlets of a service have in common. `is_direct`: whether streams may take over their connections."""
 
-    def __init__(self, server: ServerConfig) -> None:
+    def __init__(self, server: ServerConfig, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
+        self.notices = Notices(log)
         self.heartbeat = server.heartbeat
         self.send_timeout = server.send_timeout
         self.is_direct = server.direct
@@ -55,6 +59,12 @@ class Delivery:
         """The service is over: whoever has not taken its end by now is cut off."""
         for outlet in self.wheel.stop():
             outlet.fail()
+        self.notices.close()
+
+    def cut_off(self) -> None:
+        """A client has taken nothing for too long."""
+        self.meter.slow["send_timeout"] += 1
+        self.notices.warning("cut off", "a client took nothing for %g seconds: cut off", self.send_timeout)
 
     def jittered_retry(self) -> int:
         """Milliseconds. Clients that are sent away together must not come back together."""
@@ -154,7 +164,7 @@ class Outlet:
             late = self._full_since + delivery.send_timeout
             if now < late:
                 return min(late, self._deadline)
-            log.warning("a client took nothing for %g seconds: cut off", delivery.send_timeout)
+            delivery.cut_off()
             self._subscription.reason = "slow"
             self._sever()
             return None

@@ -74,7 +74,7 @@ class EventStream(EventSourceResponse):
         try:
             subscription = self._subscribe()
         except FullError as full:
-            await self._turn_away(scope, receive, send, str(full))
+            await self._turn_away(scope, receive, send, full)
             return
         try:
             opening = self._format.opening(subscription.cursor, self._delivery.retry) + subscription.begin()
@@ -83,6 +83,7 @@ class EventStream(EventSourceResponse):
             subscription.close()
             if not isinstance(error, TimeoutError):
                 raise
+            self._delivery.cut_off()
             await self._cut_off(receive, connection)
             return
         # Only the beginning of SSE tells what a middleware would have changed: others begin with next to nothing.
@@ -119,11 +120,13 @@ class EventStream(EventSourceResponse):
                 while (await receive())["type"] != "http.disconnect":
                     pass
 
-    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, reason: str) -> None:
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send, full: FullError) -> None:
         """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3). Others, who do
         not say that they want an event stream, can be told as it is.
         """
-        log.warning("turned a client away: %s", reason)
+        reason = str(full)
+        self._delivery.meter.refused(full.refusal)
+        self._delivery.notices.warning(full.refusal, "turned a client away: %s", reason)
         seconds = self._delivery.jittered_retry() // 1000 + 1
         if SSE.encode() in b",".join(value for name, value in scope["headers"] if name == b"accept").lower():
             text = b": %b\n\n%b" % (reason.encode(), self._format.farewell(seconds * 1000))

@@ -22,9 +22,9 @@ def router(service: Service, guard: Guard) -> APIRouter:
 
     @routes.get("/readyz", operation_id="readyz")
     async def readyz(request: Request) -> JSONResponse:
-        """Whether new streams are welcome (200, or 503 while the service drains), the state of every source, and what
-        is wrong with plugins and with the configuration's file. A source that is unavailable does not make the service
-        unready, and neither does a file that cannot be applied: what held before still does.
+        """Whether new streams are welcome (200, or 503 while the service drains), the state of every source with its
+        reason, and what is wrong with plugins and with the configuration's file. A source that is unavailable does not
+        make the service unready, and neither does a file that cannot be applied: what held before still does.
         """
         hub, settings = service.hub, service.settings
         shown, faulty, faults = settings.catalog, settings.plugins.broken, service.faults
@@ -35,7 +35,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
         body: dict[str, Any] = {
             "status": "draining" if hub.is_draining else "ready",
             "sources": {
-                name: {"state": hub.state(enabled), **({"reason": enabled.unavailable} if enabled.unavailable else {})}
+                name: {key: value for key, value in hub.health(enabled)._asdict().items() if value is not None}
                 for name, enabled in shown.sources.items()
             },
             "plugins": [

@@ -14,6 +14,7 @@ from ..cursor import Cursor, parse_cursor
 from ..errors import MAX_FAULTS, FullError
 from ..hub import Start
 from ..stream import Selection
+from ..trace import parse_traceparent
 from . import formats, parameters
 from .response import EventStream
 from .visits import Caller, Visits
@@ -121,24 +122,26 @@ class Streams:
         cursor = _cursor(request, words.last_event_id)
         if cursor and all(cursor.has_ended(source.name) for source in enabled):
             return Response(status_code=204)  # EventSource stops for good (WHATWG HTML 9.2.3)
-        start = Start(cursor, words.since_time(time.time()), principal.id)
+        trace = _trace(request)
+        start = Start(cursor, words.since_time(time.time()), principal.id, trace)
         media_type = formats.media_type(request.headers.get("accept", ""))
         limit = words.limit or (ARRAY_LIMIT if media_type == formats.JSON else None)
         events = None if words.events is None else frozenset(words.events)
         form = formats.format_of(media_type, qualify=words.qualify)
         mark, reconnects = principal.mark, media_type == formats.SSE
         selection = Selection(form, events, limit, reconnects=reconnects, mark=mark, name=name)
-        caller = _caller(request, principal, enabled)
+        caller = _caller(request, principal, enabled, trace)
         subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
         return EventStream(partial(self.visits.begin, caller, subscribe), form, self.delivery, caller.expires)
 
 
-def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSource]) -> Caller:
+def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSource], trace: str | None) -> Caller:
     return Caller(
         sources=tuple([source.name for source in enabled]),
         principal=principal.id,
         address=request.client.host if request.client else None,
         expires=principal.expires,
+        trace=trace,
     )
 
 
@@ -155,6 +158,13 @@ def _cursor(request: Request, word: str | None) -> Cursor | None:
         return parse_cursor(text) if text else None
     except ValueError:
         return Cursor.unreadable()
+
+
+def _trace(request: Request) -> str | None:
+    """Its `traceparent`; of several, none is believed (W3C Trace Context, 3.2)."""
+    given = [value for name, value in request.scope["headers"] if name == b"traceparent"]
+    trace = parse_traceparent(given[0].decode("latin-1")) if len(given) == 1 else None
+    return str(trace) if trace else None
 
 
 def _refuse_strangers(body: Mapping[str, Any], members: Sequence[EnabledSource]) -> None:

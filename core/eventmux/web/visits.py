@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..errors import FullError
+from ..errors import FullError, TooOftenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ class Visits:
         if caller.address and self._of_address[caller.address] >= limits.streams_per_address:
             raise FullError(f"{limits.streams_per_address} streams are open from your address: close one")
         if self._tokens < 1:
-            raise FullError(f"more than {limits.new_streams:g} streams begin in a second")
+            raise TooOftenError(f"more than {limits.new_streams:g} streams begin in a second")
 
     def _count(self, caller: Caller, change: int) -> None:
         self._open += change
