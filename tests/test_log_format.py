@@ -276,7 +276,7 @@ def test_many_that_are_turned_away_are_told_with_their_number(
     with serving(settings_of(enable(endless, max_runs=1))) as service, service.open("/sse/endless") as stream:
         stream.take(1)
         for _ in range(20):
-            assert b"retry: " in service.get("/sse/endless").content
+            assert b"retry: " in service.get("/sse/endless", headers={"accept": "text/event-stream"}).content
         assert 1 == len(said(caplog, "turned a client away"))
     first, rest = said(caplog, "turned a client away")  # the rest when the service ends
     assert rest == f"{first} (x 19)"

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import eventmux.service
 from eventmux import source
-from eventmux.config import ServerConfig
+from eventmux.catalog import Catalog
+from eventmux.config import Config, ServerConfig
 from eventmux.meter import Meter
 from eventmux.plugins import Plugin, Plugins
+from eventmux.settings import Settings
 from eventmux.watchdog import Watchdog
 from eventsource import wait_until
 from raw import Note
@@ -116,11 +119,15 @@ def test_what_runs_outside_of_a_run_is_known_by_its_module(tmp_path: Path, caplo
     assert "time.sleep(0.6 if text else 0)" in str(told.stack_info)
 
 
+def service_of(*plugins: Plugin) -> eventmux.service.Service:
+    return eventmux.service.Service(Settings(Config(), Plugins(plugins, {}), Catalog({})))
+
+
 def test_who_is_no_plugin_is_not_taken_for_one(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Meter:
         meter = Meter()
         plugin = Plugin("clock", "eventmux", "1", "eventmux_plugins.clock")
-        watchdog = Watchdog(STALL, {}, Plugins((plugin,), {}), meter)
+        watchdog = Watchdog(STALL, service_of(plugin), meter)
         watchdog.start()
         await asyncio.sleep(STALL)
         time.sleep(2 * STALL)
@@ -140,7 +147,7 @@ def test_who_is_no_plugin_is_not_taken_for_one(caplog: pytest.LogCaptureFixture)
 def test_a_stall_that_nobody_could_look_at_is_told_and_counted_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> Meter:
         meter = Meter()
-        watchdog = Watchdog(STALL, {}, Plugins((), {}), meter)
+        watchdog = Watchdog(STALL, service_of(), meter)
         watchdog.start()
         watchdog._is_over.set()  # the thread does not come to it, as when the whole process is stopped
         await asyncio.sleep(STALL)

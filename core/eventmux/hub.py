@@ -64,6 +64,12 @@ class Hub:
         self._runs = Runs(self.limits, self._fanout, self.meter)
         self._streams: dict[Hashable, Stream] = {}
         self._is_leaving = False
+        self._count_from_zero(catalog)
+
+    def _count_from_zero(self, catalog: Catalog | None) -> None:
+        """A counter that begins with its first event hides that event from PromQL's rate()."""
+        for name in catalog.sources if catalog else ():
+            self.meter.of(name)
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
@@ -118,6 +124,7 @@ class Hub:
         Sources that are equal to those of before must be the same objects.
         """
         before, self._catalog, self.limits = self._catalog, catalog, limits
+        self._count_from_zero(catalog)
         self._runs.apply(catalog.sources, limits)
         changed = _changed_streams(before, catalog) if before else frozenset()
         for stream in self._streams.values():
