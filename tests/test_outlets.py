@@ -154,7 +154,7 @@ def test_a_connection_serves_the_next_request_when_its_stream_is_over(loop: str)
             wait_until(lambda: service.hub.subscriptions == 0)
         assert len(service.server.server_state.connections) == 1
         assert client.text == b""
-        assert service.server.server_state.total_requests == 6
+        wait_until(lambda: service.server.server_state.total_requests == 6)
 
 
 @both_loops

@@ -43,7 +43,14 @@ OPERATIONS = [
     (method, path)
     for path in ("/sse", "/sse/counter", "/sse/echo", "/sse/reverse-echo", "/sse/clock", "/sse/openai", "/sse/numbers")
     for method in ("GET", "POST")
-] + [("GET", "/sse/away"), ("GET", "/sse/fast-clock"), ("GET", "/sources"), ("GET", "/healthz"), ("GET", "/readyz")]
+] + [
+    ("GET", "/sse/away"),
+    ("GET", "/sse/fast-clock"),
+    ("GET", "/sources"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+]
 
 CHECKS = [
     openapi_checks.status_code_conformance,

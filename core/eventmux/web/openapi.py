@@ -257,13 +257,14 @@ def _responses(sources: Sequence[EnabledSource]) -> Schema:
 
 def _problems() -> Schema:
     """What every route answers that takes parameters and a body."""
-    not_taken = "No HTTP, a URL over 64 KiB, or a host that is not trusted"
+    not_taken = "No HTTP, or a host that is not trusted"
     return {
         "400": {"description": not_taken, "content": {"text/plain": {"schema": _TEXT}}},
         "403": {"description": "A page of an origin that is not allowed", "content": _PROBLEM},
         "413": {"description": "Body or query too large", "content": _PROBLEM},
         "415": {"description": "Body not sent as JSON", "content": _PROBLEM},
         "422": {"description": "Wrong parameters", "content": _PROBLEM},
+        "431": {"description": "URL and headers over 64 KiB", "content": {"text/plain": {"schema": _TEXT}}},
     }
 
 
