@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from .catalog import Catalog, EnabledSource
+    from .register import Census
     from .run import Run
-    from .runs import Census
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ class Hub:
 
     @property
     def abandoned(self) -> int:
-        return self._runs.abandoned
+        return self._runs.closing.abandoned
 
     @property
     def subscriptions(self) -> int:
@@ -253,7 +253,7 @@ class Hub:
 
     def hurry(self, seconds: float) -> None:
         """From now on generators have so long to close, and are abandoned then."""
-        self._runs.hurry(seconds)
+        self._runs.closing.hurry(seconds)
 
     def drain(self) -> None:
         """End every stream in an orderly way."""

@@ -15,8 +15,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 
+from ..register import Census
 from ..run import State
-from ..runs import Census
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
