@@ -63,7 +63,7 @@ class Running:
 
 
 def product(work: Work, place: Place) -> Recipe:
-    """As a user starts it, with a configuration of its own; with a token through an application of the benchmark."""
+    """As a user starts it, with a configuration of its own, which asks for a token where the work has one."""
     shape = work.shape
     names = [f"s{channel}" for channel in range(shape.channels)]
     sources: dict[str, object] = {}
@@ -74,12 +74,19 @@ def product(work: Work, place: Place) -> Recipe:
         sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": params}
     sources |= {"quotes": {}, "quote": {}, "tokens": {}}
     config = place.folder / "plugins.yaml"
-    text = {"sources": sources, "streams": {"all": names}, "plugins": {"dir": str(HERE / "local")}}
+    text: dict[str, object] = {
+        "sources": sources,
+        "streams": {"all": names},
+        "plugins": {"dir": str(HERE / "local")},
+        "limits": {"new_streams": 1_000_000},  # the peers have no such limit
+    }
+    is_guarded = shape.kind.startswith("quotes")
+    if is_guarded:
+        text["auth"] = {"tokens": [{"name": "bench", "token": TOKEN, "read": ["*"]}]}
     config.write_text(json.dumps(text))  # JSON is YAML
-    if shape.kind.startswith("quotes"):
-        command = [sys.executable, "-m", "bench.guarded", str(config), str(place.port)]
-        return Recipe(command, work.path, (f"--header=Authorization: Bearer {TOKEN}",))
     command = [sys.executable, "-m", "eventmux", "serve", "--config", str(config), "--port", str(place.port)]
+    if is_guarded:
+        return Recipe(command, work.path, (f"--header=Authorization: Bearer {TOKEN}",))
     # Who stalls reads a source that never ends beside the others, so that what the kernel buffers is soon full.
     load = (f"--stalled-path=/sse?sources={names[0]},tokens",) if work.stalled else ()
     return Recipe(command, "/sse/s0" if shape.channels == 1 else "/sse/all", load)

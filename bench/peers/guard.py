@@ -1,4 +1,4 @@
-"""Who may have a stream: the same check for the product and for what it is measured against."""
+"""Who may have a stream of a peer. The product asks for the same token by its own `auth`."""
 
 from __future__ import annotations
 
