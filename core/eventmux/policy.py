@@ -73,8 +73,8 @@ class Limits:
     detached: int = 1_000
     runs: int = 20_000
     streams: int = 50_000
-    streams_per_principal: int = 10_000
-    streams_per_address: int = 10_000
+    streams_per_principal: int = 20_000
+    streams_per_address: int = 20_000
     new_streams: float = 2_000.0
     sources: int = 32
     query: int = 32 * 1024
