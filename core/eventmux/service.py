@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.service")
 
+SECTIONS = ("server", "limits", "cors", "auth")  # that are named where they have changed
 MAX_NAMES = 20  # that a line of the log holds
 # Keys of `server` that are read once, at the start.
 FIXED = (
@@ -81,7 +82,9 @@ class Service:
         for commit in prepared.commits:
             commit()
         self.hub.apply(settings.catalog, settings.limits)
-        log.info("%s applied: %s", settings.file, _difference(before.catalog, settings.catalog))
+        sections = [key for key in SECTIONS if getattr(before.config, key) != getattr(self.settings.config, key)]
+        also = f"; {', '.join(sections)} changed" if sections else ""
+        log.info("%s applied: %s%s", settings.file, _difference(before.catalog, settings.catalog), also)
         if self.pending:
             log.warning(
                 "%s: %s: not applied before the service is started again", settings.file, ", ".join(self.pending)
@@ -96,7 +99,9 @@ class Service:
     def reject(self, faults: Iterable[str]) -> None:
         """Go on as before, and say why."""
         self.faults = tuple(faults)
-        log.error("%s not applied, all goes on as before:\n%s", self.settings.file, "\n".join(self.faults))
+        log.error("%s not applied, all goes on as before", self.settings.file)
+        for fault in self.faults:
+            log.error("%s", fault)
 
 
 def _difference(before: Catalog, after: Catalog) -> str:
