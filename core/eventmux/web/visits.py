@@ -45,7 +45,7 @@ class Visits:
         self._open = 0
         self._of_principal: Counter[str] = Counter()
         self._of_address: Counter[str] = Counter()
-        self._tokens = BURST * limits.new_streams
+        self._tokens = _most(limits)
         self._filled = time.monotonic()
 
     def follow(self, settings: Settings) -> Callable[[], None]:
@@ -70,8 +70,7 @@ class Visits:
 
     def _check(self, caller: Caller) -> None:
         limits, now = self.limits, time.monotonic()
-        most = max(1.0, BURST * limits.new_streams)
-        self._tokens = min(most, self._tokens + (now - self._filled) * limits.new_streams)
+        self._tokens = min(_most(limits), self._tokens + (now - self._filled) * limits.new_streams)
         self._filled = now
         if self._open >= limits.streams:
             raise FullError(f"there are {self._open} streams, and no more are taken now")
@@ -105,3 +104,8 @@ class Visits:
                 "trace": caller.trace,
             }
             log.info("stream ended", extra={key: value for key, value in fields.items() if value is not None})
+
+
+def _most(limits: Limits) -> float:
+    """New streams that may come at once."""
+    return max(1.0, BURST * limits.new_streams)
