@@ -163,12 +163,16 @@ class Runs:
         run.start()
 
     def _make_way(self) -> None:
-        """At the bound of all runs, the private one goes that nobody has read for the longest time."""
+        """At the bound of all runs, one goes that nobody reads: private ones first, of each kind the one that was left
+        first. What still has published events to take stays.
+        """
         if len(self._alive) + self.closing.abandoned < self._limits.runs:
             return
-        if not self._detached:
+        lingering = (run for run in self._expiries if run in self._alive and not run.inbox)
+        if run := next(iter(self._detached), None) or next(lingering, None):
+            self._expire(run)
+        else:
             raise FullError(f"there are {len(self._alive)} runs, and no more are started now")
-        self._expire(next(iter(self._detached)))
 
     def leave(self, channel: Channel) -> None:
         """The last subscription has left: the run outlives it by `linger`."""
