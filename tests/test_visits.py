@@ -177,6 +177,58 @@ def test_a_run_that_only_lingers_gives_way_to_a_new_one_where_all_runs_are_too_m
             assert closed == ["a"]
 
 
+def test_a_shared_run_that_only_lingers_gives_way_too_and_its_log_stays() -> None:
+    @source(name="lasting", shared=True)
+    async def lasting(room: str = "") -> AsyncIterator[Note]:
+        n = 0
+        while True:
+            n += 1
+            yield Note(n=n)
+            await asyncio.sleep(0.01)
+
+    settings = settings_of(enable(lasting, linger=60), limits=LimitsConfig(runs=2))
+    with serving(settings, expect_quiet=False) as service:
+        cursors = {}
+        for room in ("a", "b"):
+            with service.open(f"/sse/lasting?room={room}") as stream:
+                cursors[room] = stream.take(1)[0].id
+        wait_until(lambda: service.hub.subscriptions == 0)
+        with service.open("/sse/lasting?room=c") as stream:
+            stream.take(1)
+            with service.open("/sse/lasting?room=a", cursor=cursors["a"]) as back:
+                assert 1 == int(back.take(1)[0].id.rpartition(".")[2]) - int(cursors["a"].rpartition(".")[2])
+                full(service, "/sse/lasting?room=d")
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.1])
+def test_a_rate_below_one_lets_the_first_client_in(rate: float) -> None:
+    with serving(settings_of(three, limits=LimitsConfig(new_streams=rate))) as service:
+        assert _read(service)
+        full(service, "/sse/three")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+    ],
+)
+def test_who_has_a_network_of_ipv6_is_one_address(one: str, other: str, is_same: bool) -> None:
+    def headers(address: str) -> dict[str, str]:
+        return {"x-forwarded-for": address, "accept": "application/x-ndjson"}
+
+    with (
+        serving(settings_of(waiting, limits=LimitsConfig(streams_per_address=1))) as service,
+        httpx2.stream("GET", service.url + "/sse/waiting", headers=headers(one), trust_env=False),
+        httpx2.stream("GET", service.url + "/sse/waiting", headers=headers(other), trust_env=False) as second,
+    ):
+        assert (503 if is_same else 200) == second.status_code
+
+
 @pytest.mark.parametrize(
     ("limits", "path", "status", "told"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import time
 from collections import Counter
@@ -61,14 +62,15 @@ class Visits:
 
     def begin(self, caller: Caller, subscribe: Callable[[], Subscription]) -> Subscription:
         """What `subscribe` gives, counted until it is closed. Raises FullError where there is no room."""
-        self._check(caller)
+        place = _place(caller.address)
+        self._check(caller, place)
         subscription = subscribe()
         self._tokens -= 1
-        self._count(caller, 1)
-        subscription.on_close = partial(self._end, caller, time.monotonic())
+        self._count(caller, place, 1)
+        subscription.on_close = partial(self._end, caller, place, time.monotonic())
         return subscription
 
-    def _check(self, caller: Caller) -> None:
+    def _check(self, caller: Caller, place: str | None) -> None:
         limits, now = self.limits, time.monotonic()
         self._tokens = min(_most(limits), self._tokens + (now - self._filled) * limits.new_streams)
         self._filled = now
@@ -76,21 +78,21 @@ class Visits:
             raise FullError(f"there are {self._open} streams, and no more are taken now")
         if caller.principal and self._of_principal[caller.principal] >= limits.streams_per_principal:
             raise FullError(f"you have {limits.streams_per_principal} streams open: close one")
-        if caller.address and self._of_address[caller.address] >= limits.streams_per_address:
+        if place and self._of_address[place] >= limits.streams_per_address:
             raise FullError(f"{limits.streams_per_address} streams are open from your address: close one")
         if self._tokens < 1:
             raise TooOftenError(f"more than {limits.new_streams:g} streams begin in a second")
 
-    def _count(self, caller: Caller, change: int) -> None:
+    def _count(self, caller: Caller, place: str | None, change: int) -> None:
         self._open += change
-        for counter, key in ((self._of_principal, caller.principal), (self._of_address, caller.address)):
+        for counter, key in ((self._of_principal, caller.principal), (self._of_address, place)):
             if key:
                 counter[key] += change
                 if not counter[key]:
                     del counter[key]
 
-    def _end(self, caller: Caller, began: float, subscription: Subscription) -> None:
-        self._count(caller, -1)
+    def _end(self, caller: Caller, place: str | None, began: float, subscription: Subscription) -> None:
+        self._count(caller, place, -1)
         if log.isEnabledFor(logging.INFO):
             fields = {
                 "principal": caller.principal,
@@ -109,3 +111,16 @@ class Visits:
 def _most(limits: Limits) -> float:
     """New streams that may come at once."""
     return max(1.0, BURST * limits.new_streams)
+
+
+def _place(address: str | None) -> str | None:
+    """What an address is counted as. A line of IPv6 has a network of 2**64 addresses to itself (RFC 6177), which a
+    client may use as it likes; one of IPv4 may be written as one of IPv6 (RFC 4291, 2.5.5.2).
+    """
+    if address is None or ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:  # whatever a trusted proxy says
+        return address
+    return str(found.ipv4_mapped or ipaddress.IPv6Address(int(found) >> 64 << 64))
