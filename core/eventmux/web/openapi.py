@@ -15,6 +15,7 @@ from .parameters import Words
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from ..access import Principal
     from ..catalog import Catalog, EnabledSource
     from ..service import Service
     from .auth import Guard
@@ -98,7 +99,7 @@ def install(app: FastAPI, service: Service, guard: Guard) -> None:
     async def shown(request: Request) -> JSONResponse:
         document, catalog = openapi(), service.catalog
         if guard.hides:
-            document = _readable(document, catalog, catalog.readable(await guard.glance(request)))
+            document = _shown_to(await guard.glance(request), document, catalog)
         if root := request.scope.get("root_path", "").rstrip("/"):
             document = {**document, "servers": [{"url": root}]}
         return JSONResponse(document)
@@ -121,21 +122,22 @@ def _guarded(document: Schema) -> Schema:
     return {**document, "paths": paths, "components": components}
 
 
-def _readable(document: Schema, catalog: Catalog, readable: Catalog) -> Schema:
-    """The document without what is not in `readable`."""
-    names = readable.sources.keys() | readable.streams.keys()
-    paths = {
-        path: item
-        for path, item in document["paths"].items()
-        if not path.startswith("/sse/") or path.removeprefix("/sse/") in names
-    }
+def _shown_to(principal: Principal, document: Schema, catalog: Catalog) -> Schema:
+    """The document without what the principal may neither read nor publish to."""
+    readable = catalog.readable(principal)
+    publishable = [enabled for name, enabled in catalog.sources.items() if principal.may_publish(name)]
+    hidden = {f"/sse/{name}" for name in (catalog.sources.keys() | catalog.streams.keys())}
+    hidden |= {f"/publish/{name}" for name in catalog.sources}
+    hidden -= {f"/sse/{name}" for name in (readable.sources.keys() | readable.streams.keys())}
+    hidden -= {f"/publish/{enabled.name}" for enabled in publishable}
+    paths = {path: item for path, item in document["paths"].items() if path not in hidden}
     paths["/sse"] = {
         method: {**operation, **merged_operation(readable, method.upper(), operation["responses"])}
         for method, operation in paths["/sse"].items()
     }
     ours = _components(catalog)
     others = {name: schema for name, schema in document["components"]["schemas"].items() if name not in ours}
-    components = {**document["components"], "schemas": {**others, **_components(readable)}}
+    components = {**document["components"], "schemas": {**others, **_components(readable, publishable)}}
     return {**document, "paths": paths, "components": components}
 
 
@@ -328,25 +330,27 @@ def _sources_body(members: Iterable[EnabledSource]) -> Schema:
     }
 
 
-def _components(catalog: Catalog) -> dict[str, Schema]:
+def _components(catalog: Catalog, others: Iterable[EnabledSource] = ()) -> dict[str, Schema]:
+    """`others`: sources of which it is only said what they take."""
     found: dict[str, Schema] = {
         "Problem": {"type": "object", "required": ["detail"], "properties": {"detail": {"type": ["string", "array"]}}}
     }
     for name, own in _CONTROL_EVENTS.items():
         properties = {"source": _TEXT, **own}
         found[name] = {"type": "object", "required": list(properties), "properties": properties}
-    for enabled in catalog.sources.values():
+    for enabled in [*catalog.sources.values(), *others]:
         found |= _definitions(enabled.name, enabled.parameters_schema(_ref(enabled.name)))
+        if enabled.source.takes:
+            schema = enabled.source.takes.model_json_schema(ref_template=_ref(f"{enabled.name}.takes"))
+            found |= _definitions(f"{enabled.name}.takes", schema)
+            found[f"{enabled.name}.takes"] = _hoisted(schema)
+    for enabled in catalog.sources.values():
         # As an event a model may look otherwise than as a parameter: a name space of its own.
         ref = _ref(f"{enabled.name}.model")
         for kind, event in enabled.source.events.items():
             schema = kind.model_json_schema(ref_template=ref, mode="serialization")
             found |= _definitions(f"{enabled.name}.model", schema)
             found[_component(enabled.name, event)] = _hoisted(schema)
-        if enabled.source.takes:
-            schema = enabled.source.takes.model_json_schema(ref_template=_ref(f"{enabled.name}.takes"))
-            found |= _definitions(f"{enabled.name}.takes", schema)
-            found[f"{enabled.name}.takes"] = _hoisted(schema)
     return found
 
 
