@@ -288,6 +288,53 @@ def test_what_is_hidden_is_in_no_list(hiding: Service) -> None:
     assert {"401", "403"} <= merged["responses"].keys()
 
 
+PUBLISHING = """
+sources: {open-clock: {}, board: {}, secret-board: {}}
+plugins: {dir: local}
+auth:
+  hide: true
+  tokens:
+    - {name: dash, token: dash-token, read: [open-clock], publish: [board]}
+    - {name: other, token: other-token, read: ["*"], publish: ["*"]}
+"""
+
+BOARDS = """
+from eventmux import Inbox
+
+class Note(Event):
+    n: int
+
+@source(shared=True)
+async def board(inbox: Inbox[Note]) -> AsyncIterator[Tick]:
+    async for note in inbox:
+        yield Tick(n=note.n)
+
+@source(shared=True)
+async def secret_board(inbox: Inbox[Note]) -> AsyncIterator[Tick]:
+    async for note in inbox:
+        yield Tick(n=note.n)
+"""
+
+
+def test_what_may_not_be_published_to_is_in_no_list_and_what_may_is_whole(tmp_path: Path) -> None:
+    with serving(PUBLISHING, tmp_path, LOCAL + BOARDS) as service:
+        assert "secret-board" in service.get("/openapi.json", headers=OTHER).text
+        shown = service.get("/openapi.json", headers=DASH)
+        assert "secret-board" not in shown.text
+        assert {"/sse/open-clock", "/publish/board"} == {
+            path for path in shown.json()["paths"] if path.startswith(("/sse/", "/publish/"))
+        }
+        assert {"board.takes"} == {name for name in shown.json()["components"]["schemas"] if "board" in name}
+
+
+def test_metrics_tell_of_what_is_hidden_only_those_who_may_read_it(hiding: Service) -> None:
+    assert reads(hiding, "/sse/secret", OTHER)
+    assert "secret" in hiding.get("/metrics", headers=OTHER).text
+    shown = hiding.get("/metrics", headers=DASH).text
+    assert "secret" not in shown
+    assert 'eventmux_source_streams_opened_total{source="price-gold"}' in shown
+
+
 def test_readiness_is_told_to_who_brings_nothing_but_not_to_a_wrong_token(hiding: Service) -> None:
     assert 200 == hiding.get("/readyz").status_code
     assert 401 == hiding.get("/readyz", headers=bearer("wrong")).status_code

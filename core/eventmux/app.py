@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from sse_starlette import EventSourceResponse
 
 from .hub import Hub
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     app.state.hub, app.state.visits, app.state.guard, app.state.gate = service.hub, visits, guard, gate
     app.include_router(status.router(service, guard))
     app.include_router(catalog.router(service, guard))
-    app.include_router(metrics.router(service.hub, [Depends(guard.require_principal)]))
+    app.include_router(metrics.router(service.hub, guard))
     app.include_router(auth.router(guard))
     app.include_router(dashboard.router())
     for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,46 +21,50 @@ from ..run import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from fastapi import params
     from prometheus_client.metrics_core import Metric
 
     from ..hub import Hub
     from ..meter import Histogram, Tally
+    from .auth import Guard
 
 NANOSECONDS = 1e9
 STATES = get_args(State)
 
 
-def router(hub: Hub, dependencies: Sequence[params.Depends] = ()) -> APIRouter:
+def router(hub: Hub, guard: Guard) -> APIRouter:
     """With a registry of its own: prometheus_client's is the process's, and another app's numbers would be in it."""
-    routes = APIRouter(tags=["service"], dependencies=list(dependencies))
-    metrics = HubCollector(hub)
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
+    routes = APIRouter(tags=["service"])
+    process, system = ProcessCollector(registry=None), PlatformCollector(registry=None)
 
     @routes.get("/metrics", operation_id="metrics", response_class=Response)
     async def read(request: Request) -> Response:
         """Every metric, in the text format of Prometheus, or as OpenMetrics where `Accept` asks for it."""
+        principal = await guard.require_principal(request)
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
-        await metrics.take_census()
+        shows = principal.may_read if guard.hides else _everything
+        registry = CollectorRegistry()
+        for collector in (HubCollector(hub, await hub.census(), shows), process, system):
+            registry.register(collector)
         # In a thread: some hundred sources are thousands of lines, and /proc lists every connection.
         return Response(await run_in_threadpool(encode, registry), headers={"content-type": media_type})
 
     return routes
 
 
+def _everything(_: str) -> bool:
+    return True
+
+
 class HubCollector(Collector):
-    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; the rest is plain."""
+    """Makes metrics of a hub and its meter. The census is taken in the loop, whose the runs are; the rest is plain.
+    `shows`: whether a source may be named.
+    """
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, census: Mapping[str, Census], shows: Callable[[str], bool]) -> None:
         self._hub = hub
-        self._census: Mapping[str, Census] = {}
+        self._census = census
+        self._shows = shows
         self._build = {"version": version("eventmux"), "python": platform.python_version()}
-
-    async def take_census(self) -> None:
-        self._census = await self._hub.census()
 
     def collect(self) -> Iterator[Metric]:
         yield from self._streams()
@@ -174,7 +178,7 @@ class HubCollector(Collector):
 
     @property
     def _tallies(self) -> list[tuple[str, Tally]]:
-        return list(self._hub.meter.tallies.items())
+        return [(name, tally) for name, tally in list(self._hub.meter.tallies.items()) if self._shows(name)]
 
     def _by_source(
         self,
