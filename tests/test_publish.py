@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from eventmux import Context, DefinitionError, Event, Inbox, SourceError, source
 from eventmux.errors import ConfigError, FullError
@@ -21,6 +22,15 @@ from service import Service, enable, serving, serving_file, settings_of
 class Headline(Event):
     text: str = Field(max_length=20)
     grade: int = 0
+
+
+class Odd(Event):
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fail(cls, _: Any) -> Any:
+        raise KeyError("hunter2")
 
 
 class Message(BaseModel):
@@ -124,6 +134,22 @@ def test_what_cannot_be_taken_is_refused(service: Service, path: str, body: Any,
     response = service.post(f"/publish/{path}", json=body)
     assert response.status_code == status
     assert told in response.text
+
+
+def test_a_plugin_that_cannot_check_what_is_published_fails_under_an_incident(caplog: pytest.LogCaptureFixture) -> None:
+    @source(name="odd", shared=True)
+    async def odd(inbox: Inbox[Odd]) -> AsyncIterator[Odd]:
+        async for message in inbox:
+            yield message
+
+    with serving(settings_of(odd)) as service:
+        answer = service.post("/publish/odd", json={"text": "a"})
+    assert answer.status_code == 500
+    told = re.fullmatch(
+        "source 'odd' could not check what was published: incident ([0-9a-f]{8})", answer.json()["detail"]
+    )
+    assert told is not None
+    assert f"incident {told[1]}" in caplog.text
 
 
 def test_a_body_that_is_not_sent_as_json_is_refused(service: Service) -> None:

@@ -57,17 +57,25 @@ class EnabledSource:
             raise ValidationError.from_exception_data(
                 self.name, [_surplus(self, name) for name in surplus], hide_input=True
             )
+        return self._checked(self.source.parameters, {**self.defaults, **given, **self.fixed}, "its parameters")
+
+    def message(self, given: Any) -> BaseModel:
+        """What the source takes from outside, from what somebody has published. Raises as `validate` does."""
+        assert self.source.takes is not None  # noqa: S101 - else there is no way to publish to it
+        return self._checked(self.source.takes, given, "what was published")
+
+    def _checked(self, model: type[BaseModel], value: Any, what: str) -> BaseModel:
         try:
-            return self.source.parameters.model_validate({**self.defaults, **given, **self.fixed})
+            return model.model_validate(value)
         except ValidationError:
             raise
         except Exception as error:
             # pydantic turns a ValueError of a validator into its own; whatever else comes is the plugin's failure.
             incident = secrets.token_hex(4)
             log.exception(
-                "source %s of plugin %s could not check its parameters, incident %s", self.name, self.plugin, incident
+                "source %s of plugin %s could not check %s, incident %s", self.name, self.plugin, what, incident
             )
-            raise PluginError(f"source {self.name!r} could not check its parameters: incident {incident}") from error
+            raise PluginError(f"source {self.name!r} could not check {what}: incident {incident}") from error
 
     def check_available(self) -> None:
         if self.unavailable:

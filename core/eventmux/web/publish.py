@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 def publishing(enabled: EnabledSource, streams: Streams) -> Endpoint:
     """The endpoint of one source. The parameters in the query say which of its runs it is for."""
-    takes = enabled.source.takes
-    assert takes is not None  # noqa: S101 - the caller makes a route only where something is taken
 
     async def publish(request: Request) -> Response:
         (await _access(request, streams)).check_publish(enabled.name)
@@ -28,7 +26,7 @@ def publishing(enabled: EnabledSource, streams: Streams) -> Endpoint:
         (wanted,) = parameters.wanted_by_query(parameters.read_query(request, limits), [enabled])
         body = await parameters.read_body(request, limits)
         try:
-            message = takes.model_validate(body)
+            message = enabled.message(body)
         except ValidationError as invalid:
             parameters.refuse(list(parameters.located(invalid, lambda loc: ("body", *loc))))
         streams.service.hub.publish(wanted, message)
