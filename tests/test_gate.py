@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import http.server
+import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
 from eventmux import Event, source
 from eventmux.config import Config, CorsConfig, ServerConfig
 from eventmux.settings import Settings
 from eventmux.web.gate import Gate
-from eventsource import wait_until
+from eventsource import PATIENCE, wait_until
 from raw import running
 from service import Service, enable, serving, settings_of
 
@@ -196,6 +201,49 @@ def test_every_answer_bears_the_headers_that_keep_it_from_being_misused(
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
     assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    assert {
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "x-frame-options": "DENY",
+        "cross-origin-resource-policy": "same-origin",
+    }.items() <= headers.items()
+
+
+def test_an_answer_that_failed_bears_them_too(caplog: pytest.LogCaptureFixture) -> None:
+    def prepare(app: FastAPI) -> None:
+        @app.get("/sse/failing/now")
+        async def fail() -> None:
+            raise RuntimeError("as it was told")
+
+    with running(settings_of(paid), prepare=prepare) as service:
+        answer = service.get("/sse/failing/now")
+        assert (500, {"detail": "Internal Server Error"}) == (answer.status_code, answer.json())
+        check_headers(answer.headers)
+        assert 'eventmux_refused_total{reason="failed"} 1.0' in service.get("/metrics").text
+    assert "as it was told" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n", 408),
+    ],
+)
+def test_what_the_server_itself_answers_bears_them_too(sent: bytes, status: int) -> None:
+    with serving(settings_of(paid, server=ServerConfig(request_timeout=0.3))) as service:
+        place = urlsplit(service.url)
+        with socket.create_connection((place.hostname, place.port), PATIENCE) as client:
+            client.sendall(sent)
+            with contextlib.closing(http.client.HTTPResponse(client)) as answer:
+                answer.begin()
+                assert status == answer.status
+                check_headers({name.lower(): value for name, value in answer.getheaders()})
 
 
 @pytest.mark.parametrize("media_type", ["text/event-stream", "application/x-ndjson", "application/json"])

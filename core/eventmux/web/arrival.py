@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ..config import ServerConfig
 from .direct import abort
+from .gate import HEADERS
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -65,7 +66,8 @@ class Arriving(HttpToolsProtocol):
         self._is_in_head = False
         size, self._head = self._head + self._now, 0
         if size > MAX_HEAD and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
-            self.app = PlainTextResponse("Request Header Fields Too Large", 431, {"connection": "close"})
+            headers = {name.decode(): value.decode() for name, value in HEADERS.items()}
+            self.app = PlainTextResponse("Request Header Fields Too Large", 431, {**headers, "connection": "close"})
         self._wait()
         super().on_headers_complete()
 
@@ -124,7 +126,11 @@ class Arriving(HttpToolsProtocol):
             cycle.message_event.set()
         body = (text or STATUS_LINE[status][13:-2].decode()).encode()
         lines = [STATUS_LINE[status]]
-        headers: list[Any] = [*self.server_state.default_headers, (b"content-type", b"text/plain; charset=utf-8")]
+        headers: list[Any] = [
+            *self.server_state.default_headers,
+            *HEADERS.items(),
+            (b"content-type", b"text/plain; charset=utf-8"),
+        ]
         headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         lines += [b"%b: %b\r\n" % header for header in headers]
         self.transport.write(b"".join([*lines, b"\r\n", body]))

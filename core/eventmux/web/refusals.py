@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ..errors import EventmuxError, Refusal
+from .gate import HEADERS
 
 if TYPE_CHECKING:
     from ..meter import Meter
@@ -50,7 +51,14 @@ def install(app: FastAPI, meter: Meter) -> None:
         count(request, _REFUSALS.get(status, "failed" if status >= FAILED else "invalid"))
         return await http_exception_handler(request, cast("HTTPException", error))
 
+    async def failed(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the server logs it
+        # Starlette gives this one past every middleware, so the gate cannot add its headers.
+        count(request, "failed")
+        headers = {name.decode(): value.decode() for name, value in HEADERS.items()}
+        return JSONResponse({"detail": "Internal Server Error"}, FAILED, headers)
+
     app.add_exception_handler(EventmuxError, refused)
+    app.add_exception_handler(Exception, failed)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, other)
     app.add_exception_handler(ClientDisconnect, _left)
