@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     meter = service.hub.meter
     delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits)
     guard, gate = Guard(settings), Gate(settings.config)
+    guard.on_change = visits.review
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),

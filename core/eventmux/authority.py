@@ -26,6 +26,7 @@ class Authority:
     """Knows static tokens and JSON Web Tokens. `directory`: to which the file of a key set is relative."""
 
     def __init__(self, config: AuthConfig, directory: Path) -> None:
+        self._config = config
         self._tokens = [(digest(token.token.get_secret_value()), _bearer(token.name, token)) for token in config.tokens]
         self._web_tokens = WebTokens(config.jwt, directory) if config.jwt else None
         granted = config.anonymous
@@ -46,6 +47,15 @@ class Authority:
         if principal.scheme == "token":
             return self._static(credential)
         return None if principal.scheme == "jwt" and self._web_tokens is None else principal
+
+    def successor(self, principal: Principal, before: Authority) -> Principal | None:
+        """The principal as it is now, which `before` knew; None if what it proved itself by is good no more, or if that
+        cannot be told: a JSON Web Token is not kept, and under other rules it must be shown again.
+        """
+        if principal.scheme == "token":
+            known = next((one for one, bearer in before._tokens if bearer.name == principal.name), None)
+            return None if known is None else self._static(known)
+        return principal if self._config.jwt is not None and self._config.jwt == before._config.jwt else None
 
     def _static(self, given: bytes) -> Principal | None:
         """All are compared, and digests, so that the time tells nothing of any token."""

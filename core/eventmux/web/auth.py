@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote_plus
@@ -25,6 +25,7 @@ from ..errors import (
     AuthenticationError,
     CredentialsError,
     ForbiddenError,
+    FullError,
     PluginError,
     UnknownSourceError,
 )
@@ -42,6 +43,7 @@ log = logging.getLogger("eventmux.auth")
 
 COOKIE = "eventmux_token"
 TICKET = "eventmux.ticket"  # in the scope: what `?ticket=` held
+RULES = "eventmux.rules"  # in the scope: by which it was found out who asks
 HOOK_SECONDS = 10.0  # that a plugin may take to say who asks
 
 
@@ -126,11 +128,12 @@ class Access:
 
 class Guard:
     """Knows who asks and what they may have. A service has one for its whole life: `apply` gives it new settings, and
-    its tickets stay.
+    its tickets stay. `on_change` is told then, by what it can ask whether somebody may still read what he reads.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.tickets = Tickets()
+        self.on_change: Callable[[Callable[[Principal, Iterable[str]], bool]], None] = _nothing
         self._config: AuthConfig | None = None
         self._authority: Authority | None = None
         self.apply(settings)
@@ -141,16 +144,32 @@ class Guard:
 
     def follow(self, settings: Settings) -> Callable[[], None]:
         """As a Part of the service."""
-        config, authority = settings.config.auth, self._authority
+        config, authority, before = settings.config.auth, self._authority, self._authority
         if config != self._config:  # else the keys that have been fetched stay
             authority = Authority(config, settings.directory) if config else None
 
         def apply() -> None:
             self._config, self._authority = config, authority
             self._hooks = settings.plugins.guards
+            self._rules = object()
             self.is_open = not settings.is_guarded
+            self.on_change(may_still)
+
+        def may_still(principal: Principal, sources: Iterable[str]) -> bool:
+            now = self._now(principal, before)
+            return now is not None and all(now.may_read(name) for name in sources if name in settings.catalog.sources)
 
         return apply
+
+    def _now(self, principal: Principal, before: Authority | None) -> Principal | None:
+        """What has become of a principal that has a stream; None if it is nobody any more."""
+        if self.is_open:
+            return EVERYBODY
+        if principal.is_anonymous:
+            return self._authority.anonymous if self._authority else None
+        if principal.scheme == "hook":
+            return principal if self._hooks else None
+        return self._authority.successor(principal, before) if self._authority and before else None
 
     @property
     def hides(self) -> bool:
@@ -161,6 +180,7 @@ class Guard:
 
     async def authenticate(self, request: HTTPConnection, *, by_ticket: bool = False) -> Principal:
         """Who asks. `by_ticket`: whether a ticket will do. Raises ChallengeError, PluginError, FullError."""
+        request.scope[RULES] = self._rules
         if self.is_open:
             return EVERYBODY
         token, ticket = _credentials(request)
@@ -200,16 +220,24 @@ class Guard:
         return self.tickets.issue(principal, credential, lifetime), lifetime
 
     def opening(self, request: Request, subscribe: Callable[[], Subscription]) -> Callable[[], Subscription]:
-        """`subscribe`, by which a ticket of the request is used. Nothing else opens a stream with it meanwhile."""
-        given = request.scope.get(TICKET)
+        """`subscribe`, by which a ticket of the request is used. Nothing else opens a stream with it meanwhile. Raises
+        FullError where there are other rules by now than those by which it was found out who asks.
+        """
+        given, rules = request.scope.get(TICKET), request.scope[RULES]
+
+        def check() -> Subscription:
+            if rules is not self._rules:
+                raise FullError("who may read what has just been changed")
+            return subscribe()
+
         if self.is_open or not given:
-            return subscribe
+            return check
         text, proof = given[0].get_secret_value(), _proof(request)
 
         def use() -> Subscription:
             if not self.tickets.is_good(text, proof):
                 raise AuthenticationError(USED)
-            subscription = subscribe()
+            subscription = check()
             self.tickets.use(text, subscription)
             return subscription
 
@@ -290,6 +318,10 @@ async def _asked(plugin: Plugin, connection: HTTPConnection) -> Principal | None
             if inspect.iscoroutine(rest):
                 rest.close()  # one that was not asked any more
     return None
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 def _nobody(**_: object) -> list[Any]:

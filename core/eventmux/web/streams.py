@@ -142,6 +142,7 @@ def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSou
         address=request.client.host if request.client else None,
         expires=principal.expires,
         trace=trace,
+        who=principal,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import time
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING
 from ..errors import FullError, TooOftenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from ..access import Principal
     from ..policy import Limits
     from ..settings import Settings
     from ..subscription import Subscription
 
 log = logging.getLogger("eventmux.access")
 
+SLICE = 64  # streams that are ended before others have a turn
 BURST = 5.0  # seconds of new streams that may come at once: everybody, after a restart
 
 
@@ -28,7 +31,7 @@ BURST = 5.0  # seconds of new streams that may come at once: everybody, after a 
 class Caller:
     """Who asks for a stream. `principal`: None for who has not said. `address`: of the client, as far as it is known.
     `expires`: when the right to the stream ends, in seconds since 1970, None for never. `trace`: the request's
-    `traceparent` (W3C Trace Context).
+    `traceparent` (W3C Trace Context). `who`: the principal itself.
     """
 
     sources: tuple[str, ...]
@@ -36,6 +39,7 @@ class Caller:
     address: str | None = None
     expires: float | None = None
     trace: str | None = None
+    who: Principal | None = None
 
 
 class Visits:
@@ -43,7 +47,7 @@ class Visits:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._open = 0
+        self._open: dict[Subscription, Caller] = {}
         self._of_principal: Counter[str] = Counter()
         self._of_address: Counter[str] = Counter()
         self._tokens = _most(limits)
@@ -58,7 +62,17 @@ class Visits:
         return apply
 
     def __len__(self) -> int:
-        return self._open
+        return len(self._open)
+
+    def review(self, may_still: Callable[[Principal, Iterable[str]], bool]) -> None:
+        """End the streams of those who may not have them any more, as when a token expires; a few at a time."""
+        lost = [
+            subscription
+            for subscription, caller in self._open.items()
+            if caller.who and not may_still(caller.who, caller.sources)
+        ]
+        if lost:
+            asyncio.get_running_loop().call_soon(_end_some, lost)
 
     def begin(self, caller: Caller, subscribe: Callable[[], Subscription]) -> Subscription:
         """What `subscribe` gives, counted until it is closed. Raises FullError where there is no room."""
@@ -66,6 +80,7 @@ class Visits:
         self._check(caller, place)
         subscription = subscribe()
         self._tokens -= 1
+        self._open[subscription] = caller
         self._count(caller, place, 1)
         subscription.on_close = partial(self._end, caller, place, time.monotonic())
         return subscription
@@ -74,8 +89,8 @@ class Visits:
         limits, now = self.limits, time.monotonic()
         self._tokens = min(_most(limits), self._tokens + (now - self._filled) * limits.new_streams)
         self._filled = now
-        if self._open >= limits.streams:
-            raise FullError(f"there are {self._open} streams, and no more are taken now")
+        if len(self) >= limits.streams:
+            raise FullError(f"there are {len(self)} streams, and no more are taken now")
         if caller.principal and self._of_principal[caller.principal] >= limits.streams_per_principal:
             raise FullError(f"you have {limits.streams_per_principal} streams open: close one")
         if place and self._of_address[place] >= limits.streams_per_address:
@@ -84,7 +99,6 @@ class Visits:
             raise TooOftenError(f"more than {limits.new_streams:g} streams begin in a second")
 
     def _count(self, caller: Caller, place: str | None, change: int) -> None:
-        self._open += change
         for counter, key in ((self._of_principal, caller.principal), (self._of_address, place)):
             if key:
                 counter[key] += change
@@ -92,6 +106,7 @@ class Visits:
                     del counter[key]
 
     def _end(self, caller: Caller, place: str | None, began: float, subscription: Subscription) -> None:
+        del self._open[subscription]
         self._count(caller, place, -1)
         if log.isEnabledFor(logging.INFO):
             fields = {
@@ -106,6 +121,16 @@ class Visits:
                 "trace": caller.trace,
             }
             log.info("stream ended", extra={key: value for key, value in fields.items() if value is not None})
+
+
+def _end_some(lost: list[Subscription]) -> None:
+    if len(lost) > SLICE:
+        asyncio.get_running_loop().call_soon(_end_some, lost[SLICE:])
+    for subscription in lost[:SLICE]:
+        try:
+            subscription.drain("expired")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
+            subscription.fail(error)
 
 
 def _most(limits: Limits) -> float:
