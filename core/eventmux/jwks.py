@@ -56,7 +56,7 @@ class KeySet:
         if not found and self._fetching:
             await asyncio.shield(self._fetching)  # one who gives up does not take it from the others
             found = self._find(kid, algorithm)
-        if not found and not self._keys:
+        if not found and (self._is_failing or not self._keys):
             raise KeysUnavailableError("the keys that tokens are checked with cannot be had now: try again later")
         return found
 
