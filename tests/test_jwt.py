@@ -389,6 +389,33 @@ def test_keys_that_cannot_be_had_turn_away_and_those_that_were_had_stay(
     assert "hunter2" not in caplog.text
 
 
+def test_while_no_keys_can_be_had_a_token_of_a_new_one_is_neither_good_nor_bad(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "PATIENCE", 0.0)
+    issuer.keys = [jwk(RSA, "one")]
+    with guarded(tmp_path, algorithms=["RS256"], jwks=issuer.url) as service:
+        assert 200 == status(service, token(RSA, "RS256", kid="one"))
+        issuer.answer = lambda handler: say(handler, 500, b"oops")
+        assert 503 == status(service, token(OTHER_RSA, "RS256", kid="two"))
+        assert 200 == status(service, token(RSA, "RS256", kid="one"))
+        assert 401 == status(service, token(OTHER_RSA, "RS256", kid="one"))
+        issuer.answer, issuer.keys = None, [jwk(OTHER_RSA, "two")]
+        assert 200 == status(service, token(OTHER_RSA, "RS256", kid="two"))
+
+
+def test_keys_that_were_had_survive_new_settings_of_something_else(tmp_path: Path, issuer: Issuer) -> None:
+    issuer.keys = [jwk(RSA, "one")]
+    one = token(RSA, "RS256", kid="one")
+    with guarded(tmp_path, algorithms=["RS256"], jwks=issuer.url) as service:
+        assert 200 == status(service, one)
+        issuer.answer = lambda handler: say(handler, 500, b"oops")
+        text = config(algorithms=["RS256"], jwks=issuer.url)
+        (tmp_path / "plugins.yaml").write_text(text.replace("[open-clock]", "[mine]"), "utf-8")
+        wait_until(lambda: service.get("/sse/mine?limit=1").status_code == 200)
+        assert (200, 1) == (status(service, one), issuer.asked)
+
+
 @pytest.mark.parametrize(
     "odd", [{"use": "enc"}, {"alg": "RS512"}, {"key_ops": ["encrypt"]}, {"kty": "oct", "k": "c2VjcmV0"}, {"n": "!"}]
 )

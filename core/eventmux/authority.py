@@ -25,10 +25,12 @@ INVALID = "the token is not valid: bring one that is"
 class Authority:
     """Knows static tokens and JSON Web Tokens. `directory`: to which the file of a key set is relative."""
 
-    def __init__(self, config: AuthConfig, directory: Path) -> None:
+    def __init__(self, config: AuthConfig, directory: Path, before: Authority | None = None) -> None:
+        """`before`: what there was until now. Keys that it has fetched stay."""
         self._config = config
         self._tokens = [(digest(token.token.get_secret_value()), _bearer(token.name, token)) for token in config.tokens]
-        self._web_tokens = WebTokens(config.jwt, directory) if config.jwt else None
+        is_same = before is not None and before._config.jwt == config.jwt
+        self._web_tokens = before._web_tokens if before and is_same else _web_tokens(config.jwt, directory)
         granted = config.anonymous
         self.anonymous = (
             replace(NOBODY, name="anonymous", read=granted.read, publish=granted.publish) if granted else None
@@ -134,6 +136,10 @@ class WebTokens:
     async def close(self) -> None:
         if self._keys:
             await self._keys.close()
+
+
+def _web_tokens(config: JwtConfig | None, directory: Path) -> WebTokens | None:
+    return WebTokens(config, directory) if config else None
 
 
 def _bearer(name: str, granted: Granted) -> Principal:

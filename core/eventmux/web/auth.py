@@ -146,7 +146,7 @@ class Guard:
         """As a Part of the service."""
         config, authority, before = settings.config.auth, self._authority, self._authority
         if config != self._config:  # else the keys that have been fetched stay
-            authority = Authority(config, settings.directory) if config else None
+            authority = Authority(config, settings.directory, before) if config else None
 
         def apply() -> None:
             self._config, self._authority = config, authority
