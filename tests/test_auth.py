@@ -189,6 +189,15 @@ def test_a_reconnect_without_the_token_is_refused_and_never_anonymous(service: S
         assert "tick" == stream.take(1)[0].event
 
 
+@pytest.mark.parametrize("rest", ["", "9fQ2", "9fQ2.x", "=.", "9fQ2.1,", "\xff.1", "x" * 5_000])
+def test_a_cursor_of_which_only_the_mark_can_be_read_is_never_anonymous(service: Service, rest: str) -> None:
+    cursor = f"~{rest}".encode("latin-1")
+    headers = [(b"accept", b"text/event-stream"), (b"last-event-id", cursor)]
+    answer = httpx2.get(f"{service.url}/sse/open-clock?limit=1", headers=headers, trust_env=False)
+    assert 401 == answer.status_code
+    assert 401 == service.get("/sse/open-clock", params={"limit": 1, "last_event_id": f"~{rest}"}).status_code
+
+
 def test_an_anonymous_stream_has_a_cursor_without_a_mark_and_goes_on(service: Service) -> None:
     with service.open("/sse/open-clock") as stream:
         first = stream.take(2)

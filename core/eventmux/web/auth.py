@@ -286,7 +286,9 @@ def _credentials(request: HTTPConnection) -> tuple[str | None, str | None]:
 
 
 def _proof(request: HTTPConnection) -> str | None:
-    """That in the mark of the cursor, "" for a mark without; None where there is no mark."""
+    """That in the mark of the cursor, "" for a mark without; None where there is no mark. What cannot be read but for
+    its mark has one: whoever was somebody is not let in as nobody because a proxy has cut his cursor.
+    """
     given = [value for name, value in request.scope["headers"] if name == b"last-event-id" and value]
     if not given:
         query = parse_qsl(request.scope["query_string"].decode("latin-1"))
@@ -294,7 +296,7 @@ def _proof(request: HTTPConnection) -> str | None:
     try:
         return parse_cursor(given[-1].decode()).mark if given else None
     except ValueError:
-        return None
+        return "" if given[-1].startswith(MARK) else None
 
 
 async def _asked(plugin: Plugin, connection: HTTPConnection) -> Principal | None:
