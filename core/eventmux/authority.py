@@ -27,10 +27,13 @@ class Authority:
 
     def __init__(self, config: AuthConfig, directory: Path, before: Authority | None = None) -> None:
         """`before`: what there was until now. Keys that it has fetched stay."""
-        self._config = config
+        self.config = config
         self._tokens = [(digest(token.token.get_secret_value()), _bearer(token.name, token)) for token in config.tokens]
-        is_same = before is not None and before._config.jwt == config.jwt
-        self._web_tokens = before._web_tokens if before and is_same else _web_tokens(config.jwt, directory)
+        self.web_tokens: WebTokens | None
+        if before and before.config.jwt == config.jwt:
+            self.web_tokens = before.web_tokens
+        else:
+            self.web_tokens = WebTokens(config.jwt, directory) if config.jwt else None
         granted = config.anonymous
         self.anonymous = (
             replace(NOBODY, name="anonymous", read=granted.read, publish=granted.publish) if granted else None
@@ -40,15 +43,15 @@ class Authority:
         """Whose token it is. Raises AuthenticationError, and KeysUnavailableError where that cannot be known now."""
         if found := self._static(digest(token)):
             return found
-        if self._web_tokens is None or len(token) > MAX_TOKEN:
+        if self.web_tokens is None or len(token) > MAX_TOKEN:
             raise AuthenticationError(INVALID)
-        return await self._web_tokens.principal(token)
+        return await self.web_tokens.principal(token)
 
     def renewed(self, principal: Principal, credential: bytes) -> Principal | None:
         """The principal as it is now, which proved itself by what has this digest; None if that is good no more."""
         if principal.scheme == "token":
             return self._static(credential)
-        return None if principal.scheme == "jwt" and self._web_tokens is None else principal
+        return None if principal.scheme == "jwt" and self.web_tokens is None else principal
 
     def successor(self, principal: Principal, before: Authority) -> Principal | None:
         """The principal as it is now, which `before` knew; None if what it proved itself by is good no more, or if that
@@ -57,7 +60,7 @@ class Authority:
         if principal.scheme == "token":
             known = next((one for one, bearer in before._tokens if bearer.name == principal.name), None)
             return None if known is None else self._static(known)
-        return principal if self._config.jwt is not None and self._config.jwt == before._config.jwt else None
+        return principal if self.config.jwt is not None and self.config.jwt == before.config.jwt else None
 
     def _static(self, given: bytes) -> Principal | None:
         """All are compared, and digests, so that the time tells nothing of any token."""
@@ -68,8 +71,8 @@ class Authority:
         return found
 
     async def close(self) -> None:
-        if self._web_tokens:
-            await self._web_tokens.close()
+        if self.web_tokens:
+            await self.web_tokens.close()
 
 
 class WebTokens:
@@ -136,10 +139,6 @@ class WebTokens:
     async def close(self) -> None:
         if self._keys:
             await self._keys.close()
-
-
-def _web_tokens(config: JwtConfig | None, directory: Path) -> WebTokens | None:
-    return WebTokens(config, directory) if config else None
 
 
 def _bearer(name: str, granted: Granted) -> Principal:
