@@ -87,6 +87,21 @@ def test_what_is_published_while_nobody_listens_is_in_the_log() -> None:
             assert [event.data["text"] for event in stream.take(50)] == [str(number) for number in range(50)]
 
 
+def test_a_source_that_takes_its_time_has_it_for_the_last_message_too() -> None:
+    @source(name="slow", shared=True)
+    async def slow(inbox: Inbox[Headline]) -> AsyncIterator[Headline]:
+        async for headline in inbox:
+            await asyncio.sleep(0.7)
+            yield headline
+
+    with serving(settings_of(slow)) as service:
+        for number in range(3):
+            assert publish(service, "slow", {"text": str(number)}) == 202
+        wait_until(service.is_quiet)
+        with service.open("/sse/slow?since=earliest") as stream:
+            assert [event.data["text"] for event in stream.take(3)] == ["0", "1", "2"]
+
+
 def test_it_goes_to_the_run_with_the_parameters_of_its_query(service: Service) -> None:
     with service.open("/sse/chat?room=a") as one, service.open("/sse/chat?room=b") as other:
         assert publish(service, "chat?room=b", {"text": "for b"}) == 202

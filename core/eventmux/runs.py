@@ -210,9 +210,9 @@ class Runs:
         self._expiries[run] = asyncio.get_running_loop().call_later(seconds, self._lingered, run, _taken(run))
 
     def _lingered(self, run: Run, taken: int) -> None:
-        """It goes on for as long as it takes what was published to it."""
-        if run.inbox and taken != run.inbox.taken:
-            self._linger(run, PUBLISHED_SECONDS)
+        """It goes on for as long as it takes what was published to it, and has that time for the last of it, too."""
+        if taken != _taken(run):
+            self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
         else:
             self._expire(run)
 
@@ -306,4 +306,4 @@ class Runs:
 
 
 def _taken(run: Run) -> int:
-    return run.inbox.taken if run.inbox else 0
+    return 0 if run.inbox is None else run.inbox.taken
