@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from eventmux import Context, DefinitionError, Event, Inbox, SourceError, source
 from eventmux.errors import ConfigError, FullError
-from eventmux.inbox import ROOM
+from eventmux.inbox import ROOM, ROOM_BYTES
 from eventmux.settings import load_settings
 from eventsource import wait_until
 from service import Service, enable, serving, serving_file, settings_of
@@ -191,6 +191,33 @@ def test_a_source_that_does_not_keep_up_takes_no_more_and_says_so() -> None:
         assert response.status_code == 503
         assert "does not keep up" in response.json()["detail"]
         assert int(response.headers["retry-after"]) >= 1
+
+
+def test_what_waits_for_a_source_is_bounded_in_bytes_too() -> None:
+    @source(name="stuck", shared=True)
+    async def stuck(inbox: Inbox[Message]) -> AsyncIterator[Shout]:
+        await asyncio.Event().wait()
+        async for message in inbox:
+            yield Shout(text=message.text, room="")
+
+    with serving(settings_of(enable(stuck, linger=60)), expect_quiet=False) as service:
+        megabyte = {"text": "x" * 1_000_000}
+        assert [publish(service, "stuck", megabyte) for _ in range(6)] == [*[202] * 4, 503, 503]
+        assert publish(service, "stuck", {"text": "a"}) == 202
+
+
+@pytest.mark.anyio
+async def test_room_in_an_inbox_is_there_again_when_a_message_is_taken(anyio_backend: str) -> None:
+    assert anyio_backend == "asyncio"
+    inbox: Inbox[str] = Inbox()
+    inbox.put("larger than all by itself", ROOM_BYTES + 1)
+    with pytest.raises(FullError, match="does not keep up"):
+        inbox.put("small", 1)
+    assert await anext(aiter(inbox)) == "larger than all by itself"
+    inbox.put("half", ROOM_BYTES // 2)
+    inbox.put("half", ROOM_BYTES // 2)
+    with pytest.raises(FullError, match="does not keep up"):
+        inbox.put("small", 1)
 
 
 def test_what_was_published_and_never_taken_is_told_when_its_source_is_gone(caplog: pytest.LogCaptureFixture) -> None:

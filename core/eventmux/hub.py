@@ -95,8 +95,10 @@ class Hub:
             self.meter.replay.add(behind)
         return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
-    def publish(self, want: Wanted, message: BaseModel) -> None:
-        """Give `message` to the run of a source that takes events. Raises FullError where there is no room for it."""
+    def publish(self, want: Wanted, message: BaseModel, size: int = 0) -> None:
+        """Give `message`, which came as so many bytes, to the run of a source that takes events. Raises FullError where
+        there is no room for it.
+        """
         if self.is_draining:
             raise DrainingError("the service is shutting down")
         if self._catalog:
@@ -106,7 +108,7 @@ class Hub:
         opened: list[Run] = []
         run = self._current_or_new(want, Start(), "", opened)
         try:
-            self._runs.publish(run, message)
+            self._runs.publish(run, message, size)
         except BaseException:
             self._undo([], opened)
             raise

@@ -11,6 +11,7 @@ from .errors import FullError
 T = TypeVar("T")
 
 ROOM = 1_000  # messages that may wait
+ROOM_BYTES = 4 * 1024 * 1024  # of these together, but for one that is larger by itself
 
 
 class Inbox(Generic[T]):
@@ -22,17 +23,21 @@ class Inbox(Generic[T]):
 
     def __init__(self) -> None:
         self.taken = 0
-        self._waiting: deque[T] = deque()
+        self._bytes = 0
+        self._waiting: deque[tuple[T, int]] = deque()
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, message: T) -> None:
-        """Raises FullError if the source takes less than it is given."""
+    def put(self, message: T, size: int = 0) -> None:
+        """`size`: bytes that it came as. Raises FullError if the source takes less than it is given."""
         if len(self._waiting) >= ROOM:
             raise FullError(f"{ROOM} published events wait already: the source does not keep up")
-        self._waiting.append(message)
+        if self._waiting and self._bytes + size > ROOM_BYTES:
+            raise FullError(f"{self._bytes} bytes of published events wait already: the source does not keep up")
+        self._waiting.append((message, size))
+        self._bytes += size
         self._news.set()
 
     def __aiter__(self) -> Inbox[T]:
@@ -43,4 +48,6 @@ class Inbox(Generic[T]):
             self._news.clear()
             await self._news.wait()
         self.taken += 1
-        return self._waiting.popleft()
+        message, size = self._waiting.popleft()
+        self._bytes -= size
+        return message

@@ -194,12 +194,14 @@ class Runs:
             if len(left) > self._limits.detached:
                 self._expire(next(iter(left)))
 
-    def publish(self, run: Run, message: BaseModel) -> None:
-        """Put `message` in the run's inbox; it is started for that. Raises FullError where there is no room."""
+    def publish(self, run: Run, message: BaseModel, size: int) -> None:
+        """Put `message`, which came as so many bytes, in the run's inbox; it is started for that. Raises FullError where
+        there is no room.
+        """
         assert run.inbox is not None  # noqa: S101 - the source takes something, or has no such route
         self.keep(run)
         try:
-            run.inbox.put(message)
+            run.inbox.put(message, size)
         finally:
             if not run.channel.streams:
                 self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))

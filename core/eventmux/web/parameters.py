@@ -207,11 +207,12 @@ def wanted_by_body(body: Mapping[str, Any], wanted: Sequence[EnabledSource], at:
 
 
 async def read_body(request: Request, limits: Limits) -> dict[str, Any]:
-    """The JSON object in the body, {} if there is none. Raises TooLargeError, MediaTypeError; refuses what is no JSON.
+    """The JSON object in the body. Raises TooLargeError, and what `parse_body` does."""
+    return parse_body(request, await read_text(request, limits))
 
-    The media type is insisted on: a page of another origin may post text/plain without being asked, and a run can
-    cost money.
-    """
+
+async def read_text(request: Request, limits: Limits) -> bytes:
+    """The body as it came. Raises TooLargeError."""
     text = bytearray()
     if int(request.headers.get("content-length") or 0) > limits.body:
         raise TooLargeError(f"the body is larger than {limits.body} bytes")
@@ -219,13 +220,22 @@ async def read_body(request: Request, limits: Limits) -> dict[str, Any]:
         text += chunk
         if len(text) > limits.body:
             raise TooLargeError(f"the body is larger than {limits.body} bytes")
+    return bytes(text)
+
+
+def parse_body(request: Request, text: bytes) -> dict[str, Any]:
+    """The JSON object in it, {} if it is empty. Raises MediaTypeError; refuses what is no JSON.
+
+    The media type is insisted on: a page of another origin may post text/plain without being asked, and a run can
+    cost money.
+    """
     if not text.strip():
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise MediaTypeError("send the body as JSON, with Content-Type: application/json")
     try:
-        value = from_json(bytes(text), allow_inf_nan=False)
+        value = from_json(text, allow_inf_nan=False)
     except ValueError as invalid:
         refuse([error(("body",), f"JSON decode error: {invalid}", None, kind="json_invalid")])
     if not isinstance(value, dict):

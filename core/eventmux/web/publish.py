@@ -24,12 +24,13 @@ def publishing(enabled: EnabledSource, streams: Streams) -> Endpoint:
         enabled.check_available()
         limits = streams.visits.limits
         (wanted,) = parameters.wanted_by_query(parameters.read_query(request, limits), [enabled])
-        body = await parameters.read_body(request, limits)
+        text = await parameters.read_text(request, limits)
+        body = parameters.parse_body(request, text)
         try:
             message = enabled.message(body)
         except ValidationError as invalid:
             parameters.refuse(list(parameters.located(invalid, lambda loc: ("body", *loc))))
-        streams.service.hub.publish(wanted, message)
+        streams.service.hub.publish(wanted, message, len(text))
         return Response(status_code=202)
 
     return publish
