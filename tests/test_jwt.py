@@ -404,6 +404,25 @@ def test_while_no_keys_can_be_had_a_token_of_a_new_one_is_neither_good_nor_bad(
         assert 200 == status(service, token(OTHER_RSA, "RS256", kid="two"))
 
 
+def test_an_issuer_that_never_gets_to_the_point_is_given_up_and_keeps_no_process(
+    tmp_path: Path, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "TIMEOUT", 0.5)
+    is_over = threading.Event()
+
+    def trickle(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not is_over.wait(0.1):
+            handler.wfile.write(b"x")
+
+    issuer.answer = trickle
+    try:
+        with guarded(tmp_path, algorithms=["RS256"], jwks=issuer.url) as service:
+            assert 503 == status(service, token(RSA, "RS256", kid="one"))
+    finally:  # the service has ended, and its fetch has not
+        is_over.set()
+
+
 def test_keys_that_were_had_survive_new_settings_of_something_else(tmp_path: Path, issuer: Issuer) -> None:
     issuer.keys = [jwk(RSA, "one")]
     one = token(RSA, "RS256", kid="one")

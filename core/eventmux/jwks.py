@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import jwt
 
+from .background import in_thread
 from .errors import FullError
 
 log = logging.getLogger("eventmux.auth")
@@ -79,10 +80,12 @@ class KeySet:
 
     async def _refresh(self) -> None:
         try:
-            keys = await asyncio.to_thread(read_keys, self._place)
+            async with asyncio.timeout(2 * TIMEOUT):  # a head that trickles keeps every single read within its own
+                keys = await in_thread(lambda: read_keys(self._place), "eventmux keys")
         except (OSError, ValueError) as error:
             if not self._is_failing:
-                log.warning("keys from %s cannot be had, %d stay: %s", shown(self._place), len(self._keys), error)
+                why = str(error) or f"it takes longer than {2 * TIMEOUT:g} seconds"
+                log.warning("keys from %s cannot be had, %d stay: %s", shown(self._place), len(self._keys), why)
             self._is_failing = True
         else:
             if self._is_failing:

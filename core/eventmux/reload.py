@@ -7,10 +7,11 @@ import logging
 import signal
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from .background import in_thread
 from .errors import ConfigError
 from .plugins import digest, plugin_files
 from .watch import changes
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from .service import Service
 
 log = logging.getLogger("eventmux.reload")
-
-T = TypeVar("T")
 
 SETTLE_SECONDS = 0.1  # a file that is being written has another size after this time
 EMPTY_SECONDS = 1.0  # an editor that empties a file before it writes it, or removes it, has written it by then
@@ -65,7 +64,7 @@ class Reload:
         self._seen = self._content()
         try:
             # Plugins are imported by this, which may take a second: streams go on meanwhile.
-            prepared = await _in_thread(service.prepare)
+            prepared = await in_thread(service.prepare, "eventmux reload")
         except ConfigError as error:
             service.reject(error.problems)
         except Exception as error:
@@ -128,27 +127,3 @@ def _on_hangup(call: Callable[[], None]) -> Generator[None, None, None]:
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
         signal.signal(signal.SIGHUP, before)
-
-
-async def _in_thread(function: Callable[[], T]) -> T:
-    """What it returns. Its thread does not keep the process: an import that never ends is not waited for at the end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def set_unless_done(set_it: Callable[[], None]) -> None:
-        if not done.done():
-            set_it()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-            failure = error if isinstance(error, Exception) else RuntimeError(f"it raised {error!r}")
-            said: Callable[[], None] = lambda: done.set_exception(failure)  # noqa: E731
-        else:
-            said = lambda: done.set_result(result)  # noqa: E731
-        with suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
-            loop.call_soon_threadsafe(set_unless_done, said)
-
-    threading.Thread(target=run, name="eventmux reload", daemon=True).start()
-    return await done

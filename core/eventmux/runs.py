@@ -195,7 +195,7 @@ class Runs:
                 self._expire(next(iter(left)))
 
     def publish(self, run: Run, message: BaseModel, size: int) -> None:
-        """Put `message`, which came as so many bytes, in the run's inbox; it is started for that. Raises FullError where
+        """Put `message`, which came as so many bytes, in the inbox; the run is started for that. Raises FullError if
         there is no room.
         """
         assert run.inbox is not None  # noqa: S101 - the source takes something, or has no such route
