@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from eventmux import Event, source
 from eventmux.config import Config, CorsConfig, ServerConfig
-from eventmux.settings import Settings
+from eventmux.errors import ConfigError
+from eventmux.settings import Settings, load_settings
 from eventmux.web.gate import Gate
 from eventsource import PATIENCE, wait_until
 from raw import running
@@ -140,6 +141,21 @@ def test_a_preflight_allows_what_a_client_of_streams_sends(service: Service, hea
     allowed = response.headers["access-control-allow-headers"].lower().split(", ")
     assert set(headers.split(",")) <= set(allowed)
     assert response.headers["access-control-max-age"] == "600"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://App.example.com", "https://app.example.com:443", "http://app.example.com:80", "http://[::1]:80"]
+)
+def test_an_origin_that_no_browser_would_name_so_is_a_fault_of_the_file(origin: str, tmp_path: Path) -> None:
+    file = tmp_path / "plugins.yaml"
+    file.write_text(f'cors: {{origins: ["{origin}"]}}', "utf-8")
+    with pytest.raises(ConfigError, match=r"1:18: cors\.origins\[0\]: write it as browsers do: in small letters"):
+        load_settings(file, {})
+
+
+@pytest.mark.parametrize("origin", ["https://app.example.com:80", "http://[::1]:443", "chrome-extension://abc"])
+def test_an_origin_with_a_port_or_a_scheme_of_its_own_is_none(origin: str) -> None:
+    assert [origin] == CorsConfig(origins=[origin]).origins
 
 
 @pytest.mark.parametrize(("origin", "headers"), [(EVIL, "last-event-id"), (PAGE, "x-strange")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,17 @@ from .policy import Bounds, Limits, Policy, Restart
 from .source import MAX_NAME, NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$")]
+_DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
+
+
+def _origin(text: str) -> str:
+    """Browsers name an origin in one way only (RFC 6454, 6.2), and it is compared by its letters."""
+    if text != text.lower() or _DEFAULT_PORT.fullmatch(text):
+        raise ValueError("write it as browsers do: in small letters, and without the port that its scheme has anyway")
+    return text
+
+
+Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$"), AfterValidator(_origin)]
 Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
 Pattern = Annotated[str, Field(pattern=rf"^{PATTERN.pattern}$", max_length=MAX_PATTERN)]
 Algorithm = Literal[
