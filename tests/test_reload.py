@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import signal
 import threading
 import time
@@ -683,3 +684,36 @@ def test_a_hundred_reloads_leave_no_run_and_no_task_behind(home: Home, caplog: p
     assert [1 + n for n in range(len(own))] == [event.data["n"] for event in own]
     assert len({event.data["run"] for event in own}) > 50
     assert {"one/tick", "own/tick"} == {event.event for event in merged.events}
+
+
+def test_a_file_that_is_a_pipe_is_read_once_and_serves_what_it_says(home: Home) -> None:
+    home.plugin("one")
+    pipe = home.path / "pipe.yaml"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(home.text("one: {}"),), daemon=True)
+    writer.start()
+    assert ["one"] == list(load_settings(pipe, {}).catalog.sources)  # and not the bundled ones, as for an empty file
+
+
+@pytest.mark.parametrize("put", ["pipe", "directory", "link to nothing", "link to itself", "zeros", "binary"])
+def test_whatever_takes_the_place_of_the_file_is_rejected_and_streams_flow_on(home: Home, put: str) -> None:
+    home.plugin("one")
+    with home.serving("one: {}") as service, service.open("/sse/one") as stream:
+        stream.take(1)
+        home.file.unlink()
+        if put == "pipe":
+            os.mkfifo(home.file)
+        elif put == "directory":
+            home.file.mkdir()
+        elif put == "binary":
+            home.file.write_bytes(bytes(range(256)) * 5000)
+        else:
+            home.file.symlink_to(
+                {"link to nothing": "nowhere", "link to itself": home.file.name, "zeros": "/dev/zero"}[put]
+            )
+        wait_until(lambda: configuration(service)["state"] == "rejected", "the file to be rejected")
+        assert_gapless(stream.take(20))
+        home.file.rmdir() if put == "directory" else home.file.unlink()
+        home.write("one: {}")
+        wait_until(lambda: configuration(service)["state"] == "applied", "the file to be read again")
+        assert_gapless(stream.take(20))

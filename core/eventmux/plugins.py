@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import stat
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from .source import Source
 log = logging.getLogger("eventmux.plugins")
 
 GROUP = "eventmux"
+MAX_FILE = 4 << 20  # bytes of a file that tell one content of it from another
 MAX_ERROR = 300  # letters of an exception that are shown; it may hold a whole page
 _LOCAL = "eventmux_local_"  # before the name of a single file, so that clock.py hides no module of that name
 _DISABLE = "name the plugin under plugins.disabled"
@@ -162,9 +164,15 @@ def plugin_files(directory: Path) -> list[Path]:
 
 
 def digest(path: Path) -> str:
-    """Of a file's content; of one that cannot be read, of the reason."""
+    """Of a file's content, of which so much counts as is ever read, and its size; of one that cannot be read, of the
+    reason. A pipe or a device is not read: it would be empty for who reads it next, or hold us for as long as it likes.
+    """
     try:
-        content = path.read_bytes()
+        mode, size = (found := path.stat()).st_mode, found.st_size
+        content = b"%o %d " % (stat.S_IFMT(mode), size if stat.S_ISREG(mode) else 0)
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                content += file.read(MAX_FILE)
     except OSError as error:
         content = str(error.errno).encode()
     return hashlib.blake2b(content, digest_size=16).hexdigest()

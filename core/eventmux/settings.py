@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -74,8 +75,11 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
 def reload_settings(before: Settings) -> Settings:
     """Read the same file again; plugins that are loaded stay, and sources that have not changed are the same objects.
 
-    Raises ConfigError as `load_settings` does, also where the file is gone.
+    Raises ConfigError as `load_settings` does, also where the file is gone, or a pipe now: who reads that may wait for
+    ever.
     """
+    if before.file and os.path.lexists(before.file) and not _is_regular(Path(before.file)):
+        raise ConfigError([f"{before.file}: is no regular file: put one in its place"])
     settings = _load(Path(before.file) if before.file else None, before.environ, before.plugins)
     return replace(settings, catalog=settings.catalog.keeping(before.catalog))
 
@@ -291,6 +295,13 @@ def _section(document: Document) -> Mapping[str, Any]:
 def _directory(document: Document) -> Path | None:
     directory = _section(document).get("dir")
     return Path(document.file).parent / directory if isinstance(directory, str) else None
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # why it cannot be read is said where it is
 
 
 def _is_directory(path: Path) -> bool:
