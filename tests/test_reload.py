@@ -717,3 +717,37 @@ def test_whatever_takes_the_place_of_the_file_is_rejected_and_streams_flow_on(ho
         home.write("one: {}")
         wait_until(lambda: configuration(service)["state"] == "applied", "the file to be read again")
         assert_gapless(stream.take(20))
+
+
+def test_what_the_command_line_says_holds_after_a_change_too(home: Home) -> None:
+    home.plugin("one")
+    home.write("one: {}")
+    with serve_process("--host", "127.0.0.1", cwd=home.path) as process:  # and --port 0
+        service = Client(process.wait_for_url())
+        home.write("one: {}", rest="server: {port: 1, host: localhost, grace: 3}")
+        wait_until(lambda: configuration(service)["needs_restart"], "the change to be applied")
+        assert ["server.grace"] == configuration(service)["needs_restart"]
+        assert 0 == process.stop()
+
+
+def test_auth_that_others_can_be_kept_out_by_only_is_not_taken_away_by_a_change(home: Home) -> None:
+    home.plugin("one")
+    auth = "auth: {tokens: [{name: dash, token: sesame, read: [one]}]}\n"
+    home.write("one: {}", rest=auth)
+    # 127.1 is 127.0.0.1 for the system, and a name like any other for us.
+    with serve_process("--host", "127.1", cwd=home.path) as process:
+        service = Client(process.wait_for_url())
+        assert 401 == service.get("/sse/one").status_code
+        home.write("one: {}")
+        wait_until(lambda: configuration(service)["state"] == "rejected", "the change to be rejected")
+        assert "--insecure" in configuration(service)["error"][0]
+        assert 401 == service.get("/sse/one").status_code
+        home.write("one: {}", rest=auth)
+        wait_until(lambda: configuration(service)["state"] == "applied", "the change to be taken back")
+        assert 0 == process.stop()
+    home.write("one: {}", rest=auth)
+    with serve_process("--host", "127.1", "--insecure", cwd=home.path) as process:
+        service = Client(process.wait_for_url())
+        home.write("one: {}")
+        wait_until(lambda: service.get("/sse/one?limit=1").status_code == 200, "the change to be applied")
+        assert 0 == process.stop()

@@ -53,6 +53,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
         description="Event sources as Server-Sent Events, one by one or merged.",
         lifespan=_lifespan(service, delivery, guard),
     )
+    app.state.service = service
     app.state.hub, app.state.visits, app.state.guard, app.state.gate = service.hub, visits, guard, gate
     app.include_router(status.router(service, guard))
     app.include_router(catalog.router(service, guard))

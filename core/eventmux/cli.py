@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -89,23 +89,36 @@ def serve(
     settings = _read(load_settings, config)
     if reload:  # who writes a plugin does not wait for clients and proxies
         given.update(drain_delay=0.0, spread=0.0)
-    server = settings.config.server.model_copy(update=given)
-    settings = replace(settings, config=settings.config.model_copy(update={"server": server}))
+    settings = settings.with_server(given)
+    server = settings.config.server
     if workers > 1:
         _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
     if strict and (faults := _faults(settings)):
         _fail("--strict: not started, because of", *faults)
     if not insecure and not settings.is_guarded and not _is_loopback(server.host):
-        _fail(
-            f"host {server.host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth "
-            "who may read, or add --insecure if all may"
-        )
+        _fail(_open_to_all(server.host))
     app = create_app(settings)
+    if not insecure:
+        app.state.service.add(partial(_stay_guarded, server.host))
     listener = _bind(server) if inherited is None else socket.socket(fileno=inherited)
     scheme = "https" if server.tls else "http"
     click.echo(_overview(settings, f"{scheme}://{_authority(*listener.getsockname()[:2])}"))
     raise_open_files(settings.config.limits.streams)
     make_server(app, server, owns_process=True).run(sockets=[listener])
+
+
+def _open_to_all(host: str) -> str:
+    return (
+        f"host {host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth who may read, "
+        "or add --insecure if all may"
+    )
+
+
+def _stay_guarded(host: str, settings: Settings) -> Callable[[], None]:
+    """As a Part of the service: what it refuses to start with it does not come to by a change either."""
+    if not settings.is_guarded and not _is_loopback(host):
+        raise ConfigError([_open_to_all(host)])
+    return lambda: None
 
 
 def _bind(server: ServerConfig) -> socket.socket:

@@ -37,7 +37,8 @@ MIN_SECRET, MAX_SHOWN = 4, 8
 @dataclass(frozen=True)
 class Settings:
     """What the service is built from. `file` is None where there is no plugins.yaml, `digest` tells one content of
-    it from another, and `environ` is what it is read with.
+    it from another, and `environ` is what it is read with. `given`: keys of `server` that the command line says, which
+    hold whatever the file says.
     """
 
     config: Config
@@ -46,6 +47,11 @@ class Settings:
     file: str | None = None
     digest: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_server(self, given: Mapping[str, Any]) -> Settings:
+        server = self.config.server.model_copy(update=given)
+        return replace(self, config=self.config.model_copy(update={"server": server}), given=given)
 
     @property
     def plugin_directory(self) -> Path | None:
@@ -81,7 +87,7 @@ def reload_settings(before: Settings) -> Settings:
     if before.file and os.path.lexists(before.file) and not _is_regular(Path(before.file)):
         raise ConfigError([f"{before.file}: is no regular file: put one in its place"])
     settings = _load(Path(before.file) if before.file else None, before.environ, before.plugins)
-    return replace(settings, catalog=settings.catalog.keeping(before.catalog))
+    return replace(settings.with_server(before.given), catalog=settings.catalog.keeping(before.catalog))
 
 
 def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None) -> Settings:
