@@ -330,3 +330,27 @@ def is_open(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+def test_drain_delay_is_that_of_the_file_as_it_is_now(place: Path) -> None:
+    with ending(place, "drain_delay: 0") as (process, service), service.open("/sse/tidy") as stream:
+        stream.take(1)
+        configure(place, "drain_delay: 2")
+        wait_until(lambda: "applied" in process.log.read_text(), "the change to be applied")
+        started = time.monotonic()
+        process.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: service.get("/readyz").status_code == 503, "the service to be unready")
+        stream.rest()
+        assert time.monotonic() - started >= 2
+        assert_clean(process)
+
+
+def test_whoever_signals_again_and_again_does_not_put_off_the_end(place: Path) -> None:
+    with ending(place, "grace: 60") as (process, service), service.open("/sse/slow") as stream:
+        stream.take(1)
+        started = time.monotonic()
+        while process.process.poll() is None and time.monotonic() - started < 8:
+            process.process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert time.monotonic() - started < 3
+        assert process.process.returncode == 0

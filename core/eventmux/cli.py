@@ -109,8 +109,8 @@ def serve(
 
 def _open_to_all(host: str) -> str:
     return (
-        f"host {host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth who may read, "
-        "or add --insecure if all may"
+        f"host {host}: others can reach it, and nobody is asked for a token: say in plugins.yaml under auth "
+        "who may read, or add --insecure if all may"
     )
 
 

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from ..config import ServerConfig
-from ..hub import Hub
+from ..service import Service
 from ..tls import context_of
 from .protocol import protocol_of
 from .sockets import bind, guard
@@ -39,12 +39,16 @@ class Server(uvicorn.Server):
     `owns_process`: whether it may end the process where a generator, or one that blocks the loop, would not let it.
     """
 
-    def __init__(self, config: uvicorn.Config, hub: Hub, server: ServerConfig, *, owns_process: bool) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, *, owns_process: bool) -> None:
         super().__init__(config)
-        self._hub = hub
-        self._settings = server
+        self._hub = service.hub
+        self._service = service
         self._owns_process = owns_process
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _settings(self) -> ServerConfig:
+        return self._service.settings.config.server
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -78,6 +82,8 @@ class Server(uvicorn.Server):
         self.started = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signal calls it
+        if self.force_exit:
+            return  # else each signal more would begin the time anew in which all ends
         self.force_exit, self.should_exit = self.should_exit, True
         self._hub.announce()
         seconds = AT_ONCE if self.force_exit else self._settings.drain_delay + self._settings.grace
@@ -186,7 +192,6 @@ def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = Fals
             forwarded_allow_ips=config.trusted_proxies,
             ssl_context_factory=(lambda *_: context) if context else None,
         ),
-        app.state.hub,
-        config,
+        app.state.service,
         owns_process=owns_process,
     )
