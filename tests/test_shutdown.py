@@ -354,3 +354,21 @@ def test_whoever_signals_again_and_again_does_not_put_off_the_end(place: Path) -
             time.sleep(0.2)
         assert time.monotonic() - started < 3
         assert process.process.returncode == 0
+
+
+def test_sighup_while_the_service_starts_or_ends_is_no_end(place: Path) -> None:
+    (place / "local" / "late.py").write_text(
+        "import pathlib, time\npathlib.Path('loading').touch()\ntime.sleep(1)\n" + PLUGIN.replace("tidy", "late")
+    )
+    configure(place, "grace: 3")
+    with serve_process(cwd=place) as process:
+        wait_until((place / "loading").exists, "the plugins to be loaded")
+        process.process.send_signal(signal.SIGHUP)
+        service = Client(process.wait_for_url())
+        with service.open("/sse/tidy") as stream:
+            stream.take(1)
+            process.process.send_signal(signal.SIGTERM)
+            while process.process.poll() is None:
+                process.process.send_signal(signal.SIGHUP)
+                time.sleep(0.002)
+        assert_clean(process)

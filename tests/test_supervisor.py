@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from eventsource import PATIENCE, EventSource, wait_until
@@ -185,3 +186,22 @@ def test_more_than_one_worker_and_reload_do_not_go_together(plugin: Path) -> Non
         assert process.log.read_text().splitlines() == [
             "--reload --workers 2: one process is started again: leave one of the two out"
         ]
+
+
+def test_sighup_is_handed_on_and_ends_neither(plugin: Path) -> None:
+    file = plugin.parent.parent / "plugins.yaml"
+    with reloading(plugin) as (process, url):
+        before = children(process.process.pid)
+        file.write_text(file.read_text() + "streams: {all: [notes]}\n".replace("notes", "no-such"))
+        wait_until(lambda: "not applied" in process.log.read_text(), "the change to be refused")
+        for _ in range(20):
+            process.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: process.log.read_text().count("not applied") > 1, "the file to be read again")
+        plugin.write_text(PLUGIN.replace("VERSION", "two"))
+        wait_until(lambda: children(process.process.pid) not in ([], before), "the service to start again")
+        for _ in range(20):
+            process.process.send_signal(signal.SIGHUP)
+        file.write_text("plugins: {dir: local}\nsources: {notes: {}}\n")
+        wait_until(lambda: httpx2.get(f"{url}/healthz", trust_env=False).status_code == 200, "the service to answer")
+        assert 0 == process.stop()
+        assert "Traceback" not in process.log.read_text()

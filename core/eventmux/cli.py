@@ -73,7 +73,7 @@ def serve(
     log_format: logs.Kind,
 ) -> None:
     """Serve the enabled sources."""
-    from .web.sockets import end_at_once_on_signals, raise_open_files
+    from .web.sockets import end_at_once_on_signals, ignore_hangup, raise_open_files
 
     logs.configure(log_format)
     logging.captureWarnings(capture=True)
@@ -105,6 +105,7 @@ def serve(
     click.echo(_overview(settings, f"{scheme}://{_authority(*listener.getsockname()[:2])}"))
     raise_open_files(settings.config.limits.streams)
     make_server(app, server, owns_process=True).run(sockets=[listener])
+    ignore_hangup()
 
 
 def _open_to_all(host: str) -> str:

@@ -120,10 +120,10 @@ def _on_hangup(call: Callable[[], None]) -> Generator[None, None, None]:
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
         yield
         return
-    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGHUP)
-    loop.add_signal_handler(signal.SIGHUP, call)
+    # Not by the loop's own handlers: when those are removed, a signal ends the process for a moment.
+    loop = asyncio.get_running_loop()
+    before = signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(call))
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGHUP)
         signal.signal(signal.SIGHUP, before)

@@ -90,12 +90,14 @@ class Supervisor:
 
     def _start(self) -> None:
         listener = self._listener.fileno()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: it would end a child that does not follow it yet
         self._child = subprocess.Popen(  # noqa: S603 - the command that we are ourselves
             [sys.executable, *sys.orig_argv[1:]],
             pass_fds=(listener, self._read_end),
             env={**os.environ, LISTENER: str(listener), PARENT: str(self._read_end)},
             process_group=0,  # a terminal's Ctrl-C comes once, from us
         )
+        signal.signal(signal.SIGHUP, lambda sig, _: self._end(sig, wait=False))  # the child reads its file again
         if self._stop.is_set():  # a signal has come while there was nobody to hand it on to
             self._end(signal.SIGTERM, wait=False)
 

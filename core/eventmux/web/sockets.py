@@ -73,3 +73,10 @@ def end_at_once_on_signals() -> None:
     """While nothing has begun there is nothing to end; and an exception could be taken for a plugin's failure."""
     for sig in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sig, lambda *_: os._exit(0))
+    # Nobody follows it yet, and by default it ends the process. No SIG_IGN: child processes of plugins would keep that.
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+def ignore_hangup() -> None:
+    """While the interpreter ends: it puts back what the system does by default, and that is another exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
