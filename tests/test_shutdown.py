@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -9,15 +10,32 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from eventmux import Event, source
+from eventmux.hub import Hub
+from eventmux.runs import Wanted
+from eventmux.subscription import Subscription
 from eventsource import PATIENCE, EventSource, wait_until
 from raw import Raw
-from service import Client, Process, serve_process
+from service import Client, Process, enable, serve_process
+from taking import Taking
+
+
+class Number(Event):
+    n: int
+
+
+@source(shared=True)
+async def numbers() -> AsyncIterator[Number]:
+    while True:
+        yield Number(n=1)
+        await asyncio.sleep(0.05)
+
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -372,3 +390,36 @@ def test_sighup_while_the_service_starts_or_ends_is_no_end(place: Path) -> None:
                 process.process.send_signal(signal.SIGHUP)
                 time.sleep(0.002)
         assert_clean(process)
+
+
+@pytest.mark.anyio
+async def test_a_drain_of_many_streams_leaves_the_loop_to_others_meanwhile(anyio_backend: str) -> None:
+    hub, enabled = Hub(), enable(numbers)
+    clients = [Taking(hub, [Wanted(enabled, enabled.validate({}))]) for _ in range(3000)]
+    hub.drain()
+    turns = 0
+    while not all(client.is_sent_away for client in clients):
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 1
+    for client in clients:
+        client.close()
+    await hub.close()
+
+
+@pytest.mark.anyio
+async def test_an_end_whose_follower_fails_is_logged_and_is_no_other_clients(
+    anyio_backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, enabled = Hub(), enable(numbers)
+    clients = [Taking(hub, [Wanted(enabled, enabled.validate({}))]) for _ in range(3)]
+
+    def fails(_: Subscription) -> None:
+        raise RuntimeError("no room on the disk")
+
+    clients[0].subscription.on_close = fails
+    for client in clients:
+        client.close()
+    assert hub.subscriptions == 0
+    assert "no room on the disk" in caplog.text
+    await hub.close()
