@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import os
 import stat
 import sys
 from collections import defaultdict
@@ -160,7 +161,11 @@ def _files(directory: Path) -> Iterator[tuple[Plugin, Callable[[], Any]]]:
 
 
 def plugin_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("[!_.]*.py"))
+    try:  # not by glob: it takes three times as long where there are thousands of others
+        names = os.listdir(directory)  # noqa: PTH208 - of texts
+    except OSError:
+        return []
+    return sorted(directory / name for name in names if name.endswith(".py") and name[0] not in "_.")
 
 
 def digest(path: Path) -> str:

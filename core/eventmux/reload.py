@@ -95,8 +95,10 @@ class Reload:
             await asyncio.sleep(EMPTY_SECONDS if self._is_empty() else SETTLE_SECONDS)
 
     def _is_empty(self) -> bool:
-        file = Path(self._service.settings.file or "")
-        return not file.exists() or not file.stat().st_size
+        try:
+            return not Path(self._service.settings.file or "").stat().st_size
+        except OSError:
+            return True
 
     def _files(self) -> list[Path]:
         """The file and the single files that are plugins. The directory of these, too, for those that are new."""

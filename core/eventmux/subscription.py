@@ -197,8 +197,8 @@ class Subscription:
         self._outlet = None
         try:
             self.on_close(self)  # first, for it asks how far the stream is
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection has still to be ended
-            log.error("what follows the end of a stream has failed", exc_info=error)
+        except Exception:  # whatever it is, the connection has still to be ended
+            log.exception("what follows the end of a stream has failed")
         finally:
             self._stream.leave(self)
 

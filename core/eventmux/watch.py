@@ -29,17 +29,19 @@ async def changes(look: Look) -> AsyncGenerator[None, None]:
 
     Directories are watched, not files: editors and ConfigMaps put another file in the place of the old one.
     """
-    seen = _seen(look())
+    files = list(look())
+    seen = _seen(files)
     while True:
-        names = _names(look())
+        names = _names(files)
         directories = _directories(names)
         async with aclosing(_stirs(directories, names)) as stirs:
             async for _ in stirs:
-                found = _seen(look())
+                files = list(look())  # once: there may be thousands of others in their directories
+                found = _seen(files)
                 if found != seen:
                     seen = found
                     yield
-                now = _names(look())
+                now = _names(files)
                 if now != names or _directories(now) != directories:
                     break
 
