@@ -751,3 +751,19 @@ def test_auth_that_others_can_be_kept_out_by_only_is_not_taken_away_by_a_change(
         home.write("one: {}")
         wait_until(lambda: service.get("/sse/one?limit=1").status_code == 200, "the change to be applied")
         assert 0 == process.stop()
+
+
+def test_max_lifetime_that_comes_with_a_change_holds_for_open_streams_from_then_on(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.plugin("one")
+    with home.serving("one: {}") as service, service.open("/sse/one") as stream:
+        stream.take(1)
+        home.write("one: {}", rest="server: {max_lifetime: 2, retry: 10, spread: 0}")
+        began = time.monotonic()
+        assert_gapless(stream.rest())
+        assert 1.6 <= time.monotonic() - began < 6
+        with service.open("/sse/one") as other:
+            home.write("one: {}", rest="server: {max_lifetime: 100}")
+            wait_until(lambda: len(applied(caplog)) == 2, "the change to be applied")
+            assert_gapless(other.take(250))  # it stays open

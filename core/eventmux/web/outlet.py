@@ -48,12 +48,19 @@ class Delivery:
         return lambda: self._apply(settings.config.server)
 
     def _apply(self, server: ServerConfig) -> None:
-        if (self.heartbeat, self.send_timeout) != (server.heartbeat, server.send_timeout):
-            self.heartbeat, self.send_timeout = server.heartbeat, server.send_timeout
+        self.retry, self.spread = server.retry, server.spread
+        before = (self.heartbeat, self.send_timeout, self.max_lifetime)
+        if before != (server.heartbeat, server.send_timeout, server.max_lifetime):
+            self.heartbeat, self.send_timeout, self.max_lifetime = (
+                server.heartbeat,
+                server.send_timeout,
+                server.max_lifetime,
+            )
             open_ones, self.wheel = self.wheel.stop(), _wheel(server)
             for outlet in open_ones:
+                if self.max_lifetime != before[2]:
+                    outlet.live_on()
                 outlet.rewind()
-        self.retry, self.spread, self.max_lifetime = server.retry, server.spread, server.max_lifetime
 
     def close(self) -> None:
         """The service is over: whoever has not taken its end by now is cut off."""
@@ -118,9 +125,13 @@ class Outlet:
     def start(self) -> None:
         self._wrote = now = asyncio.get_running_loop().time()
         self._expires += now - time.time()
-        self._deadline = min(self._expires, self._delivery.deadline(now))
+        self.live_on()
         self.rewind()
         self._subscription.start(self)
+
+    def live_on(self) -> None:
+        """From now on, for as long as a stream that begins now, if its right to be lasts so long."""
+        self._deadline = min(self._expires, self._delivery.deadline(asyncio.get_running_loop().time()))
 
     def rewind(self) -> None:
         """Be rung in time; it must not be in the wheel."""
