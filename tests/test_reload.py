@@ -767,3 +767,18 @@ def test_max_lifetime_that_comes_with_a_change_holds_for_open_streams_from_then_
             home.write("one: {}", rest="server: {max_lifetime: 100}")
             wait_until(lambda: len(applied(caplog)) == 2, "the change to be applied")
             assert_gapless(other.take(250))  # it stays open
+
+
+def test_an_import_that_does_not_end_is_told_and_the_change_is_applied_if_it_does(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventmux.reload.LATE_SECONDS", 0.3)
+    home.plugin("one")
+    with home.serving("one: {}") as service, service.open("/sse/one") as stream:
+        late = "import pathlib, time\nwhile not pathlib.Path({!r}).exists():\n    time.sleep(0.05)\n"
+        (home.path / "local" / "late.py").write_text(late.format(str(home.path / "go")))
+        wait_until(lambda: configuration(service)["state"] == "rejected", "it to be told")
+        assert "a plugin has been imported for 0.3 seconds" in configuration(service)["error"][0]
+        assert_gapless(stream.take(20))
+        (home.path / "go").touch()
+        wait_until(lambda: configuration(service)["state"] == "applied", "the change to be applied")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventmux.reload")
 
 SETTLE_SECONDS = 0.1  # a file that is being written has another size after this time
+LATE_SECONDS = 30.0  # after which it is said that a change is not applied yet
 EMPTY_SECONDS = 1.0  # an editor that empties a file before it writes it, or removes it, has written it by then
 
 
@@ -62,6 +63,7 @@ class Reload:
     async def _reload(self) -> None:
         service = self._service
         self._seen = self._content()
+        late = asyncio.get_running_loop().call_later(LATE_SECONDS, self._tell_late)
         try:
             # Plugins are imported by this, which may take a second: streams go on meanwhile.
             prepared = await in_thread(service.prepare, "eventmux reload")
@@ -76,6 +78,13 @@ class Reload:
                 # Plugins may be in another directory now: what is there has been read already.
                 seen = {**self._loaded(), **self._seen}
                 self._seen = {path: seen.get(path) for path in self._content()}
+        finally:
+            late.cancel()
+
+    def _tell_late(self) -> None:
+        """Nobody can end a thread: changes wait behind this one."""
+        text = f"a plugin has been imported for {LATE_SECONDS:g} seconds: if it does not end, start the service again"
+        self._service.reject([f"{self._service.settings.file}: {text}"])
 
     async def _watch(self) -> None:
         await self._look()  # it may have changed between its reading and now
