@@ -12,6 +12,7 @@ import pytest
 from credentials import serving
 from eventsource import wait_until
 from proxy import Proxy, proxying
+from service import Service
 from test_chromium import ARGUMENTS
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ auth:
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with serving(CONFIG, tmp_path_factory.mktemp("page")) as service, proxying(service.url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="module")
+def partly_open(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    config = CONFIG + "  anonymous: {read: [open-clock]}\n"
+    with serving(config, tmp_path_factory.mktemp("partly")) as service:
+        yield service
 
 
 @pytest.fixture
@@ -70,3 +78,12 @@ def test_the_page_asks_for_a_token_and_opens_streams_that_survive_by_tickets(
     assert not [line for line in lines if not line.startswith("mine")], "no gap, and no refusal"
     assert page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]
     assert "dash-token" not in page.content()
+
+
+def test_the_page_takes_a_token_where_something_is_shown_without_one(page: Page, partly_open: Service) -> None:
+    page.goto(partly_open.url)
+    page.get_by_role("checkbox", name="open-clock").wait_for()
+    page.locator("#token").fill("dash-token")
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("checkbox", name="mine").wait_for()
+    assert not page.locator("#login").is_visible()

@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     app.include_router(catalog.router(service, guard))
     app.include_router(metrics.router(service.hub, guard))
     app.include_router(auth.router(guard))
-    app.include_router(dashboard.router())
+    app.include_router(dashboard.router(guard))
     for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):
         service.add(part.follow)
     refusals.install(app, meter)
