@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from fastapi import FastAPI, Request
 import portable
 from eventmux.config import ServerConfig
 from raw import LOOPS, Feed, Raw, running
-from service import serve_process, settings_of
+from service import Client, serve_process, settings_of
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 
@@ -142,3 +143,14 @@ def test_the_limit_of_open_files_is_raised_and_one_that_is_too_low_is_told(tmp_p
             told = "at most 600 files may be open, and limits.streams is 400: raise the limit"
             assert (told in process.log.read_text()) is is_told
             assert process.stop() == 0
+
+
+def test_where_nothing_is_said_of_streams_as_many_are_taken_as_files_may_be_open(tmp_path: Path) -> None:
+    (tmp_path / "plugins.yaml").write_text("sources: {clock: {}}\n")
+    with serve_process(cwd=tmp_path, prepare=limited(200, 300)) as process, contextlib.ExitStack() as streams:
+        service = Client(process.wait_for_url())
+        for _ in range(300 - 256):
+            streams.enter_context(service.open("/sse/clock")).take(1)
+        answer = service.get("/sse/clock", headers={"accept": "application/json"})
+        assert (503, "there are 44 streams, and no more are taken now") == (answer.status_code, answer.json()["detail"])
+        assert "files may be open" not in process.log.read_text()

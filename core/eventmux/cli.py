@@ -97,13 +97,14 @@ def serve(
         _fail("--strict: not started, because of", *faults)
     if not insecure and not settings.is_guarded and not _is_loopback(server.host):
         _fail(_open_to_all(server.host))
+    limits = settings.config.limits
+    raise_open_files(limits.streams if "streams" in limits.model_fields_set else None)
     app = create_app(settings)
     if not insecure:
         app.state.service.add(partial(_stay_guarded, server.host))
     listener = _bind(server) if inherited is None else socket.socket(fileno=inherited)
     scheme = "https" if server.tls else "http"
     click.echo(_overview(settings, f"{scheme}://{_authority(*listener.getsockname()[:2])}"))
-    raise_open_files(settings.config.limits.streams)
     make_server(app, server, owns_process=True).run(sockets=[listener])
     ignore_hangup()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import resource
 import stat
+import sys
 from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 DEFAULT_FILE = Path("plugins.yaml")
+OTHER_FILES = 256  # descriptors beside those of the streams: files, logs, what plugins open
 BUNDLED = "eventmux"  # the distribution whose sources are enabled where nothing is said
 # Letters of a value of the environment. A shorter one is no secret, and is in every other word; that a longer one is in
 # a text is known by its beginning, for a validator may show no more.
@@ -60,7 +63,13 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(**self.config.limits.model_dump())
+        """As configured. Without a word on streams, as many as files may be open: who would get none is told so, and
+        not left waiting for a connection that nobody can accept.
+        """
+        limits = Limits(**self.config.limits.model_dump())
+        if "streams" in self.config.limits.model_fields_set:
+            return limits
+        return replace(limits, streams=min(limits.streams, room_for_streams()))
 
     @property
     def directory(self) -> Path:
@@ -71,6 +80,12 @@ class Settings:
     def is_guarded(self) -> bool:
         """Whether requests must prove who they are from."""
         return self.config.auth is not None or bool(self.plugins.guards)
+
+
+def room_for_streams() -> int:
+    """Streams that this process may have open, each of which is a file to the system."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(1, files - OTHER_FILES)
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:

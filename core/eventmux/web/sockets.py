@@ -9,12 +9,12 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+from ..settings import room_for_streams
+
 if TYPE_CHECKING:
     from ..config import ServerConfig
 
 log = logging.getLogger("eventmux.server")
-
-OTHER_FILES = 256  # descriptors beside those of the streams: files, logs, what plugins open
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -50,8 +50,8 @@ def guard(listener: socket.socket, server: ServerConfig) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def raise_open_files(streams: int) -> None:
-    """As many open files as the system allows; a warning if `streams` need more."""
+def raise_open_files(streams: int | None) -> None:
+    """As many open files as the system allows; a warning if so many `streams` as somebody has asked for need more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -59,13 +59,13 @@ def raise_open_files(streams: int) -> None:
             soft = hard
         except (ValueError, OSError) as error:
             log.warning("the limit of open files stays at %d: %s", soft, error)
-    if soft != resource.RLIM_INFINITY and soft < streams + OTHER_FILES:
+    if streams is not None and streams > (room := room_for_streams()):
         log.warning(
             "at most %d files may be open, and limits.streams is %d: raise the limit (LimitNOFILE=, ulimit -n), "
             "or set limits.streams to %d or less",
             soft,
             streams,
-            max(1, soft - OTHER_FILES),
+            room,
         )
 
 
