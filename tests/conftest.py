@@ -15,8 +15,20 @@ NOT_PORTABLE = {
     "test_outlets",  # or about both paths, whatever the default is,
     "test_trial",
     "test_breakage_delivery",
-    "test_bench",  # or about programs that are not the service
+    "test_http2",  # or about a server on which all streams are portable,
+    "test_bench",  # or about programs that are not the service,
     "test_bench_suite",
+    "test_cli",  # or about what comes before a stream, or beside it, and is the same for both
+    "test_deployment",
+    "test_health",
+    "test_jwt",
+    "test_log_format",
+    "test_openapi",
+    "test_plugins",
+    "test_schemathesis",
+    "test_supervisor",
+    "test_third_party",
+    "test_watchdog",
 }
 
 

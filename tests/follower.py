@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from eventsource import PATIENCE, Received, received
+from eventsource import PATIENCE, TRUST, Received, received
 from whatwg import Parser
 
 
@@ -40,7 +40,7 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         try:
-            with httpx2.Client(timeout=PATIENCE, trust_env=False, **self._client) as client:
+            with httpx2.Client(**{"timeout": PATIENCE, "trust_env": False, "verify": TRUST, **self._client}) as client:
                 while not self._stopping.is_set() and self.statuses[-1:] in ([], [200]):
                     with contextlib.suppress(httpx2.TransportError):
                         self._follow(client)

@@ -26,7 +26,7 @@ from eventmux.plugins import Plugins
 from eventmux.settings import Settings, load_settings
 from eventmux.source import Source
 from eventmux.web.server import bind, make_server
-from eventsource import PATIENCE, EventSource, wait_until
+from eventsource import PATIENCE, TRUST, EventSource, wait_until
 
 
 class Client:
@@ -39,10 +39,14 @@ class Client:
         return EventSource(self.url + path, **options)  # type: ignore[arg-type]
 
     def get(self, path: str, **options: object) -> httpx2.Response:
-        return httpx2.get(self.url + path, timeout=PATIENCE, trust_env=False, **options)  # type: ignore[arg-type]
+        return self.request("GET", path, **options)
 
     def post(self, path: str, **options: object) -> httpx2.Response:
-        return httpx2.post(self.url + path, timeout=PATIENCE, trust_env=False, **options)  # type: ignore[arg-type]
+        return self.request("POST", path, **options)
+
+    def request(self, method: str, path: str, **options: object) -> httpx2.Response:
+        words: dict[str, Any] = {"timeout": PATIENCE, "trust_env": False, "verify": TRUST, **options}
+        return httpx2.request(method, self.url + path, **words)
 
 
 class Service(Client):

@@ -23,7 +23,7 @@ from eventmux.config import Config, CorsConfig, ServerConfig
 from eventmux.errors import ConfigError
 from eventmux.settings import Settings, load_settings
 from eventmux.web.gate import Gate
-from eventsource import PATIENCE, wait_until
+from eventsource import PATIENCE, TRUST, wait_until
 from raw import running
 from service import Service, enable, serving, settings_of
 
@@ -130,6 +130,7 @@ def preflight(service: Service, origin: str, headers: str) -> httpx2.Response:
             "access-control-request-headers": headers,
         },
         trust_env=False,
+        verify=TRUST,
     )
 
 

@@ -1,7 +1,8 @@
 """For any series of disconnects and reconnects: what a client has received of a source is what was appended, in order
 and once, or a `stream.gap` names the hole.
 
-The model drives a hub of its own, byte by byte and without a network, so that thousands of histories fit in a minute.
+The model drives a hub of its own, byte by byte and without a network, so that thousands of histories fit in a minute:
+`EVENTMUX_EXAMPLES=2000 pytest tests/test_resume.py` draws so many.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from eventmux.policy import Bounds, Limits, Policy
 from taking import FORM, Taking
 from whatwg import Message, Parser
 
-EXAMPLES = 2_000 if os.environ.get("CI") else 300
+EXAMPLES = int(os.environ.get("EVENTMUX_EXAMPLES", "300"))
 
 SHARED = ("news", "ticks", "brief")
 PRIVATE = ("mine", "yours")
@@ -299,5 +300,5 @@ Streams.TestCase.settings = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
-# Half a minute where nothing else runs; a busy machine may take its time.
+# Ten seconds where nothing else runs; a busy machine may take its time.
 TestResumeIsExact = pytest.mark.timeout(900)(Streams.TestCase)

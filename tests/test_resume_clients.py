@@ -20,7 +20,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from eventsource import PATIENCE, Received, received, wait_until
+from eventsource import PATIENCE, TRUST, Received, received, wait_until
 from openai_server import SLOW_TOKENS, Upstream, openai_server
 from proxy import proxying
 from restart import restartable
@@ -104,7 +104,7 @@ class Httpx2(Client):
         status = 0
         try:
             with (
-                httpx2.Client(timeout=self.timeout, trust_env=False) as client,
+                httpx2.Client(timeout=self.timeout, trust_env=False, verify=TRUST) as client,
                 client.sse(self._url, headers=headers) as stream,
             ):
                 status = stream.response.status_code
