@@ -159,7 +159,9 @@ def test_a_source_that_is_added_can_be_read(home: Home, caplog: pytest.LogCaptur
     assert f"{home.file} applied: added two, 1 untouched" in caplog.messages
 
 
-def test_the_streams_of_a_source_that_is_removed_end_and_say_so_and_its_run_is_closed(home: Home) -> None:
+def test_the_streams_of_a_source_that_is_removed_end_and_say_so_and_its_run_is_closed(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
     home.plugin("one")
     home.plugin("two")
     with home.serving("one: {}", "two: {}") as service:
@@ -173,6 +175,7 @@ def test_the_streams_of_a_source_that_is_removed_end_and_say_so_and_its_run_is_c
         assert 2_000 < (stream.parser.retry or 0)  # jittered: they must not all come back at once
         wait_until(lambda: home.has_closed("two"), "its finally to have run")
         wait_until(service.is_quiet, "no run to be left")
+        assert ["over"] == [record.reason for record in caplog.records if record.name == "eventmux.access"]
         assert service.get("/sse/two").status_code == 404
         assert "/sse/two" not in service.get("/openapi.json").json()["paths"]
 
@@ -326,7 +329,7 @@ def test_a_bad_file_changes_nothing_and_is_reported(home: Home, caplog: pytest.L
             assert service.get("/readyz").status_code == 200
             assert ["one", "two"] == names(service)
             assert_gapless(stream.take(20))
-            assert found == [line for message in caplog.messages for line in message.splitlines() if line in found]
+            assert found == [message for message in caplog.messages if message in found]
             home.write("one: {}", "two: {}")
             wait_until(lambda: configuration(service)["state"] == "applied", "the file to be applied")
             assert good == configuration(service)

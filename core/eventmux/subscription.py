@@ -100,7 +100,7 @@ class Subscription:
         self._move(step)
         self._stream.count(step, self)
         if step.is_last:
-            self.end(self._why_last())
+            self.end("lagged" if step.is_cut else "over")
         return step.body
 
     def start(self, outlet: Outlet) -> None:
@@ -144,7 +144,7 @@ class Subscription:
         if step.body:
             self.is_held = not self._outlet.write(step, now)  # type: ignore[union-attr] # held while there is none
         if step.is_last:
-            self.end(self._why_last())
+            self.end("lagged" if step.is_cut else "over")
         elif step.has_more and not self.is_held:
             self.resume()
 
@@ -158,9 +158,6 @@ class Subscription:
             self.has_moved = step.has_moved
         elif step.has_moved:
             self.has_moved = True
-
-    def _why_last(self) -> str:
-        return "over" if self.is_over else "lagged"
 
     def drain(self, reason: str = "drained") -> None:
         """Send the client away: give what there is to say, and end."""
