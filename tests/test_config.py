@@ -351,6 +351,19 @@ CLOCK = "sources: {clock: {}}\n"
             "1:36: sources.clock.history.bytes: Input should be a valid integer",
         ),
         ("sources: {clock: {history: 5}}", "1:28: sources.clock.history: a mapping is expected"),
+        # Forms
+        (
+            CLOCK + "cors: {origins: ['https://app.example.com/']}",
+            "2:18: cors.origins[0]: an origin is expected, like https://app.example.com, with no path and no slash",
+        ),
+        (
+            CLOCK + "server: {trusted_hosts: ['https://app.example.com']}",
+            "2:26: server.trusted_hosts[0]: the name of a host is expected",
+        ),
+        (
+            CLOCK + "auth: {anonymous: {read: [Clock]}}",
+            "2:27: auth.anonymous.read[0]: a name or a pattern of names is expected, like price-*",
+        ),
     ],
 )
 def test_a_fault_is_told_with_its_line_and_column_and_what_is_allowed(problems: Any, text: str, expected: str) -> None:

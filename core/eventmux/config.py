@@ -16,6 +16,15 @@ from .policy import Bounds, Limits, Policy, Restart
 from .source import MAX_NAME, NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
+ORIGIN = r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$"
+HOST = r"^(\*|(\*\.)?[^*/\s]+)$"
+NAMES = rf"^{PATTERN.pattern}$"
+# Regular expressions are for programs: this is what an operator is told.
+EXPECTED = {
+    ORIGIN: "an origin is expected, like https://app.example.com, with no path and no slash at its end, or '*'",
+    HOST: "the name of a host is expected, like app.example.com or *.example.com, or '*'",
+    NAMES: "a name or a pattern of names is expected, like price-*, of a-z, 0-9, -, * and ?",
+}
 _DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
 
 
@@ -26,9 +35,9 @@ def _origin(text: str) -> str:
     return text
 
 
-Origin = Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$"), AfterValidator(_origin)]
-Host = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[^*/\s]+)$")]
-Pattern = Annotated[str, Field(pattern=rf"^{PATTERN.pattern}$", max_length=MAX_PATTERN)]
+Origin = Annotated[str, Field(pattern=ORIGIN), AfterValidator(_origin)]
+Host = Annotated[str, Field(pattern=HOST)]
+Pattern = Annotated[str, Field(pattern=NAMES, max_length=MAX_PATTERN)]
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
 ]

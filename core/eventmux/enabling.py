@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from .catalog import Catalog, EnabledSource, missing_source
+from .config import EXPECTED
 from .errors import suggestion
 from .policy import Bounds, Policy, Restart
 
@@ -177,6 +178,9 @@ def in_words(fault: ErrorDetails) -> str:
         return "a mapping is expected: {key: value}"
     if fault["type"] == "list_type":
         return "a list is expected: [a, b]"
+    if fault["type"] == "string_pattern_mismatch":
+        pattern = fault["msg"].partition("'")[2].removesuffix("'")  # the context is left out, for it may hold values
+        return EXPECTED.get(pattern, fault["msg"])
     return fault["msg"].removeprefix("Value error, ")
 
 
