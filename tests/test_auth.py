@@ -361,7 +361,8 @@ def test_openapi_says_how_to_come_in_where_one_must(service: Service, tmp_path: 
     operation = document["paths"]["/sse/secret"]["get"]
     assert [{"bearer": []}, {"cookie": []}, {"ticket": []}] == operation["security"]
     assert {"401", "403"} <= operation["responses"].keys()
-    assert "post" in document["paths"]["/tickets"]
+    for path, method in (("/sources", "get"), ("/metrics", "get"), ("/tickets", "post")):
+        assert [{"bearer": []}, {"cookie": []}] == document["paths"][path][method]["security"]
     with serving("sources: {open-clock: {}}\nplugins: {dir: local}", tmp_path) as unguarded:
         document = unguarded.get("/openapi.json").json()
         assert "securitySchemes" not in document["components"]

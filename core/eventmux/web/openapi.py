@@ -47,7 +47,7 @@ _SCHEMES: Schema = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": "eventmux_token"},
 }
-_WITH_TOKEN = ("/sources", "/publish/")
+_WITH_TOKEN = ("/sources", "/publish/", "/metrics")
 _STREAM_SCHEMES: Schema = {
     **_SCHEMES,
     "ticket": {
