@@ -60,7 +60,13 @@ def main(*, verbose: bool) -> None:
 @click.option("--strict", is_flag=True, help="Refuse to start with a broken plugin or an unavailable source.")
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without authentication.")
 @click.option("--reload", is_flag=True, help="Start again when the code of a plugin changes.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A line of words, or an object, for each record of the log.",
+)
 def serve(
     config: Path | None,
     host: str | None,
