@@ -150,7 +150,7 @@ def test_where_nothing_is_said_of_streams_as_many_are_taken_as_files_may_be_open
     with serve_process(cwd=tmp_path, prepare=limited(200, 300)) as process, contextlib.ExitStack() as streams:
         service = Client(process.wait_for_url())
         for _ in range(300 - 256):
-            streams.enter_context(service.open("/sse/clock")).take(1)
+            streams.enter_context(service.open("/sse/clock"))
         answer = service.get("/sse/clock", headers={"accept": "application/json"})
         assert (503, "there are 44 streams, and no more are taken now") == (answer.status_code, answer.json()["detail"])
         assert "files may be open" not in process.log.read_text()
