@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from starlette._utils import get_route_path
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
@@ -77,7 +78,7 @@ class Gate:
         await (self._shared if is_of_page else self._own)(scope, receive, send)
 
     async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = get_route_path(scope)
         begins_something = path.startswith("/sse") or scope["method"] not in {"GET", "HEAD"}
         if begins_something and (page := self._foreign_page(scope)):
             text = f"{page} may not use this service: name its origin under cors.origins"

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,7 +34,7 @@ def install(app: FastAPI, meter: Meter) -> None:
     """Answer what is refused before a stream begins as FastAPI does, and count it by its reason."""
 
     def count(request: Request, reason: Refusal) -> None:
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        path = get_route_path(request.scope)
         if path.split("/", 2)[1:2] == ["sse"]:  # what else is asked for is no stream
             meter.refused(reason)
 
