@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from eventmux.cursor import parse_cursor
 from eventmux.hub import Hub, Start, Wanted
-from eventmux.stream import Piece, Selection
+from eventmux.selection import Selection
+from eventmux.step import Piece
 from eventmux.web.formats import SSE, format_of
 from whatwg import Message, Parser
 

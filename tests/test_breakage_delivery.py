@@ -28,7 +28,8 @@ from eventmux.fanout import Fanout
 from eventmux.hub import Hub, Start, Wanted
 from eventmux.policy import Bounds
 from eventmux.reader import Entry, Reader
-from eventmux.stream import Piece, Selection
+from eventmux.selection import Selection
+from eventmux.step import Piece
 from eventmux.web import trial
 from eventmux.web.direct import DirectOutlet, Taken
 from eventmux.web.formats import JSON, MEDIA_TYPES, NDJSON, SSE, format_of

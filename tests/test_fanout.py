@@ -17,8 +17,10 @@ from eventmux.channel import Channel, Clock
 from eventmux.fanout import JOBS, TURN_SECONDS, Fanout
 from eventmux.policy import Bounds
 from eventmux.reader import View
+from eventmux.selection import Selection
 from eventmux.sse import encode
-from eventmux.stream import KEPT_STEPS, MEMBERS, Piece, Selection, Stream
+from eventmux.step import Piece
+from eventmux.stream import KEPT_STEPS, MEMBERS, Stream
 from eventmux.subscription import Subscription
 from eventmux.web.formats import SSE, EventStreamFormat, format_of
 from virtual_time import Turns, loop

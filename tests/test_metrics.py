@@ -29,7 +29,8 @@ from eventmux.history import FRAME_OVERHEAD
 from eventmux.hub import Hub, Start, Wanted
 from eventmux.meter import Histogram
 from eventmux.policy import Bounds, Restart
-from eventmux.stream import Piece, Selection
+from eventmux.selection import Selection
+from eventmux.step import Piece
 from eventmux.web.formats import SSE, format_of
 from eventmux.web.server import bind, make_server
 from eventsource import PATIENCE, wait_until

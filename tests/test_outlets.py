@@ -46,7 +46,7 @@ from eventmux.app import create_app
 from eventmux.config import ServerConfig
 from eventmux.policy import Bounds
 from eventmux.sse import encode
-from eventmux.stream import Piece
+from eventmux.step import Piece
 from eventmux.web.direct import EARLY
 from eventmux.web.protocol import Protocol
 from eventmux.web.server import bind

@@ -23,8 +23,8 @@ from eventmux.errors import FullError
 from eventmux.hub import Hub, Start
 from eventmux.policy import Limits, Policy
 from eventmux.runs import Wanted
+from eventmux.selection import Selection
 from eventmux.settings import load_settings
-from eventmux.stream import Selection
 from eventsource import PATIENCE, EventSource, Received, wait_until
 from service import Client, Service, serve_process, serving, serving_file
 from taking import FORM, Taking

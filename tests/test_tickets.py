@@ -368,7 +368,7 @@ def test_nothing_of_a_ticket_is_in_what_a_test_prints(service: Service) -> None:
     ticket = ticket_of(service)
     from pydantic import SecretStr
 
-    from eventmux.web.auth import TICKET, _take_tickets
+    from eventmux.web.credentials import TICKET, _take_tickets
 
     scope: dict[str, Any] = {"query_string": f"a=1&ticket={ticket}&b=%20".encode()}
     _take_tickets(scope)

@@ -19,6 +19,7 @@ from .settings import Settings, load_settings
 from .watchdog import Watchdog
 from .web import auth, catalog, dashboard, metrics, openapi, refusals, status, trial
 from .web.auth import Guard
+from .web.credentials import TicketFilter
 from .web.gate import Gate
 from .web.outlet import Delivery
 from .web.routes import Routes
@@ -65,7 +66,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     refusals.install(app, meter)
     openapi.install(app, service, guard)
     app.add_middleware(gate.around)
-    app.add_middleware(auth.TicketFilter)  # the last one added is the outermost
+    app.add_middleware(TicketFilter)  # the last one added is the outermost
     return app
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from .errors import PluginError
-from .stream import Farewells
+from .farewells import Farewells
 
 if TYPE_CHECKING:
     from .catalog import EnabledSource

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
 from .errors import DrainingError, FullError
 from .fanout import Fanout
+from .farewells import Farewells
 from .meter import Meter
 from .policy import Limits
 from .reader import Gap, View
 from .runs import Runs, Wanted
-from .stream import Farewells, Selection, Stream
+from .selection import Selection
+from .stream import Stream
 from .subscription import Subscription
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 import stat
@@ -19,21 +18,16 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, Literal, cast
 
-import pluggy
-
-from . import hookspecs
-from .errors import DefinitionError, suggestion
+from .errors import DefinitionError
+from .registration import GROUP, registered, sources_in
 from .source import Source
 
 log = logging.getLogger("eventmux.plugins")
 
-GROUP = "eventmux"
 MAX_FILE = 4 << 20  # bytes of a file that tell one content of it from another
 MAX_ERROR = 300  # letters of an exception that are shown; it may hold a whole page
 _LOCAL = "eventmux_local_"  # before the name of a single file, so that clock.py hides no module of that name
 _DISABLE = "name the plugin under plugins.disabled"
-
-hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 @dataclass(frozen=True)
@@ -210,7 +204,7 @@ def _import_file(path: Path) -> ModuleType:
 def _load(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
     try:
         target = load()
-        sources, authenticate, faults = ((target,), None, []) if isinstance(target, Source) else _registered(target)
+        sources, authenticate, faults = ((target,), None, []) if isinstance(target, Source) else registered(target)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -224,69 +218,8 @@ def _load(plugin: Plugin, load: Callable[[], Any]) -> Plugin:
     return replace(plugin, sources=sources, authenticate=authenticate, state=state, error="; ".join(faults) or None)
 
 
-class _ModuleSources:
-    """Registers the sources at the top level of a module through the hook that computed ones use."""
-
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-
-    @hookimpl
-    def register_sources(self) -> list[Source[...]]:
-        # A source imported from elsewhere is its own plugin's to offer; one of a submodule is this plugin's.
-        own = f"{self._module.__name__}."
-        return [value for value in _sources_in(self._module) if f"{value.function.__module__}.".startswith(own)]
-
-
-def _sources_in(module: ModuleType) -> list[Source[...]]:
-    return [value for value in vars(module).values() if isinstance(value, Source)]
-
-
-def _registered(target: Any) -> tuple[tuple[Source[...], ...], Callable[..., Any] | None, list[str]]:
-    """The sources that a plugin registers, its way to authenticate, and what is wrong with its hooks.
-
-    Each plugin has a manager of its own: where all share one, an implementation that raises ends the call for those
-    after it, and a wrapper would see the sources of others.
-    """
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    manager.register(target)
-    if isinstance(target, ModuleType):
-        manager.register(_ModuleSources(target))  # the last one registered is the first one called
-    sources: dict[int, Source[...]] = {}
-    for given in manager.hook.register_sources():
-        for source in _iterated(given):
-            if not isinstance(source, Source):
-                raise TypeError(f"register_sources gave {source!r:.80}: give what @source returns")
-            sources[id(source)] = source
-    authenticate = manager.hook.authenticate if manager.hook.authenticate.get_hookimpls() else None
-    return tuple(sources.values()), authenticate, _hook_faults(manager, target)
-
-
-def _iterated(given: Any) -> Iterable[Any]:
-    if inspect.iscoroutine(given):
-        given.close()  # else Python warns that it was never awaited
-    if not isinstance(given, Iterable):
-        raise TypeError(f"register_sources gave {given!r:.80}: write 'def', and return a list of sources or yield them")
-    return given
-
-
-def _hook_faults(manager: pluggy.PluginManager, target: Any) -> list[str]:
-    """What pluggy's check_pending finds, without raising, and a hook that lacks its mark: neither is ever called."""
-    known = [name for name, hook in vars(manager.hook).items() if hook.has_spec()]
-    faults = [
-        f"no hook {name!r}{suggestion(name, known)}"
-        for name, hook in vars(manager.hook).items()
-        if not hook.has_spec() and not all(one.optionalhook for one in hook.get_hookimpls())
-    ]
-    for name in known:
-        function = getattr(target, name, None)
-        if inspect.isroutine(function) and manager.parse_hookimpl_opts(target, name) is None:
-            faults.append(f"{name} is not marked: put @hookimpl above it")
-    return faults
-
-
 def _nothing_offered(target: Any) -> str:
-    if isinstance(target, ModuleType) and (foreign := _sources_in(target)):
+    if isinstance(target, ModuleType) and (foreign := sources_in(target)):
         return (
             f"it offers no source of its own: {foreign[0].name!r} is defined in {foreign[0].function.__module__}; "
             "point the entry point there, or return it from register_sources"

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import resource
 import stat
 import sys
 from collections import UserDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from .catalog import Catalog
-from .config import AuthConfig, Config, ServerConfig
-from .document import Document, Loc, Problem, read_document
-from .enabling import Enabling, in_words
-from .errors import ConfigError, suggestion
-from .grants import faults
+from .checks import (
+    at_the_file,
+    auth_problems,
+    disabled_problems,
+    is_directory,
+    own_problems,
+    plugin_directory,
+    plugins_section,
+    server_problems,
+)
+from .config import Config, ServerConfig
+from .document import Document, Problem, read_document
+from .enabling import Enabling
+from .errors import ConfigError
 from .plugins import Plugins, digest, load_plugins
 from .policy import Limits
-from .source import MAX_NAME
-from .tls import TlsError, context_of
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 DEFAULT_FILE = Path("plugins.yaml")
 OTHER_FILES = 256  # descriptors beside those of the streams: files, logs, what plugins open
@@ -112,8 +113,8 @@ def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None)
     plugins = _plugins(document, before)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
-    problems = [*_problems(document), *_disabled_problems(document, plugins), *enabling.problems()]
-    if problems := problems or [*_auth_problems(document, plugins), *_server_problems(document)]:
+    problems = [*own_problems(document), *disabled_problems(document, plugins), *enabling.problems()]
+    if problems := problems or [*auth_problems(document, plugins), *server_problems(document)]:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
     return Settings(config, plugins, enabling.catalog(config), file, content, environ)
@@ -126,7 +127,7 @@ def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.env
     """
     given = _Environment(environ)
     document, _ = _read(path, given)
-    if problems := [problem for problem in _problems(document) if problem.loc[:1] in ((), ("plugins",))]:
+    if problems := [problem for problem in own_problems(document) if problem.loc[:1] in ((), ("plugins",))]:
         raise ConfigError(_report(document, problems, given))
     return _plugins(document)
 
@@ -137,10 +138,10 @@ def load_outline(path: Path | None = None, environ: Mapping[str, str] = os.envir
     """
     given = _Environment(environ)
     document, _ = _read(path, given)
-    if problems := [p for p in _problems(document) if p.loc[:1] in ((), ("plugins",), ("server",))]:
+    if problems := [p for p in own_problems(document) if p.loc[:1] in ((), ("plugins",), ("server",))]:
         raise ConfigError(_report(document, problems, given))
     sections = {name: document.value[name] for name in ("server", "plugins") if name in document.value}
-    return Config.model_validate(sections).server, _directory(document)
+    return Config.model_validate(sections).server, plugin_directory(document)
 
 
 class _Environment(UserDict[str, str]):
@@ -190,76 +191,6 @@ def _report(document: Document, problems: list[Problem], environ: _Environment) 
     return [replace(problem, message=environ.hide(problem.message)).text(document.file) for problem in ordered]
 
 
-def _problems(document: Document) -> Iterator[Problem]:
-    """What is wrong with the file by itself, whatever the plugins are."""
-    yield from document.problems
-    directory = _directory(document)
-    if directory and not _is_directory(directory):
-        yield document.problem(("plugins", "dir"), f"there is no directory {directory}")
-    for loc, names in document.unset.items():
-        if loc[:1] != ("sources",) or len(loc) == 1:  # in a source it makes that source unavailable, and no more
-            what = f"variable {names[0]} is" if len(names) == 1 else f"variables {' and '.join(names)} are"
-            yield document.problem(loc, f"the environment {what} not set: set it, or write ${{NAME:-default}}")
-    try:
-        Config.model_validate(document.value)
-    except ValidationError as invalid:
-        for fault in invalid.errors(include_url=False, include_context=False):
-            if not any(_is_part(fault["loc"], unset) for unset in document.unset):  # else the variable is the fault
-                yield document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
-
-
-def _auth_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
-    """Faults of the meaning of `auth`, if its types are right and its variables set; else those come first."""
-    if "auth" not in document.value or any(loc[:1] == ("auth",) for loc in document.unset):
-        return
-    given = document.value["auth"]
-    if given is None:  # which would leave everything open
-        yield document.problem(("auth",), "it is empty: say who may read, or leave the key out", key=True)
-        return
-    try:
-        auth = AuthConfig.model_validate(given)
-    except ValidationError:
-        return
-    names, streams = (
-        {name for name in section if isinstance(name, str)} if isinstance(section, dict) else set()
-        for section in (document.value["sources"], document.value.get("streams"))
-    )
-    for loc, text in faults(auth, names, streams, Path(document.file).parent, is_hooked=bool(plugins.guards)):
-        yield document.problem(("auth", *loc), text)
-
-
-def _is_part(one: Loc, other: Loc) -> bool:
-    """Whether one of the two is within the other."""
-    return all(a == b for a, b in zip(one, other, strict=False))
-
-
-def _message(fault: ErrorDetails) -> str:
-    loc = fault["loc"]
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key{suggestion(str(loc[-1]), _allowed(loc[:-1]))}"
-    if loc[-1] == "[key]":
-        return f"a name is kebab-case, like 'reverse-echo', of at most {MAX_NAME} letters"
-    return in_words(fault)
-
-
-def _allowed(loc: Loc) -> frozenset[str]:
-    """The keys that a mapping at `loc` may have."""
-    model = _model_at(Config, loc)
-    return frozenset(model.model_fields if model else ())
-
-
-def _model_at(annotation: Any, loc: Loc) -> type[BaseModel] | None:
-    """The model that describes what stands at `loc` below a value of this type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        field = annotation.model_fields.get(str(loc[0])) if loc else None
-        return _model_at(field.annotation, loc[1:]) if field else annotation if not loc else None
-    args = get_args(annotation)
-    if get_origin(annotation) in (dict, list):
-        return _model_at(args[-1], loc[1:]) if loc else None
-    kinds = args[:1] if get_origin(annotation) is Annotated else args
-    return next(filter(None, (_model_at(kind, loc) for kind in kinds)), None)
-
-
 def _typed(document: Document) -> Config:
     """The configuration of a document without problems.
 
@@ -271,51 +202,19 @@ def _typed(document: Document) -> Config:
         for loc in document.unset
         if loc[2:]
     }
-    return _at_the_file(Config.model_validate({**document.value, "sources": {**sections, **waiting}}), document)
-
-
-def _at_the_file(config: Config, document: Document) -> Config:
-    """The paths of files are relative to that of plugins.yaml."""
-    if not (tls := config.server.tls):
-        return config
-    base = Path(document.file).parent
-    tls = tls.model_copy(update={"cert": base / tls.cert, "key": base / tls.key})
-    return config.model_copy(update={"server": config.server.model_copy(update={"tls": tls})})
-
-
-def _server_problems(document: Document) -> Iterator[Problem]:
-    """What a section that is valid in itself lacks on this machine."""
-    section = {"server": document.value.get("server", {})}
-    server: ServerConfig = _at_the_file(Config.model_validate(section), document).server
-    if server.http2 and importlib.util.find_spec("zttp") is None:
-        yield document.problem(("server", "http2"), "zttp is not installed: pip install 'eventmux[http2]'")
-    if server.tls:
-        try:
-            context_of(server.tls)
-        except TlsError as error:
-            yield document.problem(("server", "tls", error.key), str(error))
+    return at_the_file(Config.model_validate({**document.value, "sources": {**sections, **waiting}}), document)
 
 
 def _plugins(document: Document, before: Plugins | None = None) -> Plugins:
     """Load what the section asks for, as far as it can be read: what is disabled must not be imported by mistake."""
-    disabled = _section(document).get("disabled")
+    disabled = plugins_section(document).get("disabled")
     names = disabled if isinstance(disabled, list) else [disabled]
-    directory = _directory(document)
+    directory = plugin_directory(document)
     return load_plugins(
         disabled=[name for name in names if isinstance(name, str)],
-        directory=directory if directory and _is_directory(directory) else None,
+        directory=directory if directory and is_directory(directory) else None,
         before=before,
     )
-
-
-def _section(document: Document) -> Mapping[str, Any]:
-    section = document.value.get("plugins")
-    return section if isinstance(section, dict) else {}
-
-
-def _directory(document: Document) -> Path | None:
-    directory = _section(document).get("dir")
-    return Path(document.file).parent / directory if isinstance(directory, str) else None
 
 
 def _is_regular(path: Path) -> bool:
@@ -323,17 +222,3 @@ def _is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True  # why it cannot be read is said where it is
-
-
-def _is_directory(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for a name that is too long
-
-
-def _disabled_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
-    disabled = _section(document).get("disabled")
-    names = {plugin.name for plugin in plugins.found}
-    keys = {plugin.key for plugin in plugins.found}
-    for index, name in enumerate(disabled if isinstance(disabled, list) else ()):
-        if isinstance(name, str) and name not in names | keys:
-            near = suggestion(name, keys if ":" in name else names)
-            yield document.problem(("plugins", "disabled", index), f"no plugin {name!r}{near}")

@@ -6,82 +6,24 @@ Which bytes follow is the reader's to say; where they go, the subscriptions'.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from . import sse
 from .meter import Meter
 from .reader import READ_BYTES, READ_EVENTS, Entry, Reader, is_read
+from .step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .channel import Channel
     from .fanout import Fanout
-    from .meter import Tally
     from .reader import Place, View
+    from .selection import Selection
     from .subscription import Subscription
 
 KEPT_STEPS = 8  # places for which the bytes are kept until the next event; most subscriptions stand at one
 MEMBERS = 64  # that are served before others may be
-
-
-class Format(Protocol):
-    """How entries become bytes. It has no state: one serves all."""
-
-    is_plain: bool  # whether an entry is `id: cursor` and the frame's own bytes, as in SSE
-
-    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
-    `reconnects`: whether it comes back by itself when it is sent away. `mark`: what stands before its cursor. `name`:
-    of the stream in plugins.yaml, if it asked for one.
-    """
-
-    form: Format
-    events: frozenset[str] | None = None
-    limit: int | None = None
-    reconnects: bool = True
-    mark: bytes = b""
-    name: str | None = None
-
-
-class Piece:
-    """Bytes on their way to many clients. `chunk` is the same as a chunk of HTTP/1.1 (RFC 9112, 7.1), made once if
-    anybody wants it; of nothing it is nothing, since an empty chunk would be the end.
-    """
-
-    _chunk = b""
-
-    def __init__(self, body: bytes) -> None:
-        self.body = body
-
-    @property
-    def chunk(self) -> bytes:
-        if not self._chunk and self.body:
-            self._chunk = b"%x\r\n%b\r\n" % (len(self.body), self.body)
-        return self._chunk
-
-
-class Step(Piece):
-    """What follows a place, and the place `after` it. `events`: how many count for a limit. `has_more`: there is more
-    at once. `has_moved`: the place is further than the body says. `is_last`: the stream is over, or the client is to
-    come back; `is_cut`: because it lags too far. `at`: when the oldest event was appended. `shares`: the events of each
-    source, where there are several sources. `gaps`: source and reason of those that it tells.
-    """
-
-    events = at = 0
-    has_more = has_moved = False
-    is_last = is_cut = False
-    shares: Sequence[tuple[Tally, int]] = ()
-    gaps: Sequence[tuple[str, str]] = ()
-
-    def __init__(self, body: bytes, after: Place) -> None:
-        self.body = body
-        self.after = after
 
 
 class Stream:
@@ -310,21 +252,3 @@ class Stream:
             for entry in events:
                 shares[entry.source] += 1
             step.shares = [(self._meter.of(source), count) for source, count in shares.items()]
-
-
-class Farewells:
-    """Sends the members of a stream away, a few at a time: they come back, with their cursors, to what there is."""
-
-    def __init__(self, stream: Stream, reason: str = "moved") -> None:
-        self._left = stream.members
-        self._reason = reason
-
-    def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it
-        members = self._left[-MEMBERS:]
-        del self._left[-MEMBERS:]
-        for member in members:
-            try:
-                member.drain(self._reason)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
-                member.fail(error)
-        return bool(self._left)

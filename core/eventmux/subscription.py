@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .fanout import Fanout
     from .reader import Place
-    from .stream import Piece, Step, Stream
+    from .step import Piece, Step
+    from .stream import Stream
 
 log = logging.getLogger("eventmux.stream")
 

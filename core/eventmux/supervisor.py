@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from watchfiles import Change, DefaultFilter, watch
 
-from .plugins import GROUP
+from .registration import GROUP
 
 if TYPE_CHECKING:
     import socket

@@ -1,129 +1,39 @@
-"""Where in a request its credentials are, and what it is answered without. What they are worth, others know."""
+"""Who asks, by whatever a request brings, and tickets for those who can bring nothing else. What tokens are worth, the
+authority knows.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_plus
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import SecretStr
 from starlette.requests import HTTPConnection
 
 from ..access import EVERYBODY, NOBODY, Principal
 from ..authority import INVALID, Authority, digest
 from ..config import AuthConfig
-from ..cursor import MARK, parse_cursor
 from ..errors import (
-    AmbiguousCredentialsError,
     AuthenticationError,
     CredentialsError,
-    ForbiddenError,
     FullError,
-    PluginError,
-    UnknownSourceError,
 )
 from ..tickets import Tickets
+from .credentials import TICKET, credentials_of, proof_of
+from .hook import asked
+from .reach import Reach
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from ..catalog import Catalog, EnabledSource
-    from ..plugins import Plugin
+    from ..catalog import Catalog
     from ..settings import Settings
     from ..subscription import Subscription
 
 log = logging.getLogger("eventmux.auth")
 
-COOKIE = "eventmux_token"
-TICKET = "eventmux.ticket"  # in the scope: what `?ticket=` held
 RULES = "eventmux.rules"  # in the scope: by which it was found out who asks
-HOOK_SECONDS = 10.0  # that a plugin may take to say who asks
-
-
-class TicketFilter:
-    """Takes tickets out of the query before anything can log it. It must be the outermost middleware: what is further
-    out, and servers, see the scope as it is afterwards.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["query_string"]:
-            _take_tickets(scope)
-        await self._app(scope, receive, send)
-
-
-def _take_tickets(scope: Scope) -> None:
-    if b"ticket" not in scope["query_string"] and b"%" not in scope["query_string"]:
-        return
-    kept, taken = [], []
-    for part in scope["query_string"].decode("latin-1").split("&"):
-        name, _, value = part.partition("=")
-        if unquote_plus(name) == "ticket":
-            taken.append(SecretStr(unquote_plus(value)))
-        else:
-            kept.append(part)
-    if taken:
-        scope["query_string"] = "&".join(kept).encode("latin-1")
-        scope[TICKET] = taken
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """What a principal has of a catalog. `hides`: whether the rest is as if it were not there."""
-
-    principal: Principal
-    catalog: Catalog
-    hides: bool = False
-
-    @property
-    def readable(self) -> Catalog:
-        return self.catalog.readable(self.principal)
-
-    def source(self, name: str) -> EnabledSource:
-        """For a selection. Raises UnknownSourceError, in which stands nothing that is hidden, or ForbiddenError."""
-        enabled = self.catalog.sources.get(name)
-        if enabled is None or not self.principal.may_read(name):
-            if enabled and not self.hides:
-                raise self._forbidden(f"source {name!r}")
-            self.readable.source(name)
-        return self.catalog.sources[name]
-
-    def check(self, name: str, members: list[str]) -> None:
-        """The same for what has a path of its own: a source, or a stream with these members."""
-        forbidden = next((member for member in members if not self.principal.may_read(member)), None)
-        if forbidden is None:
-            return
-        if self.hides:
-            raise self.unknown(name)
-        raise self._forbidden(f"source {name!r}" if members == [name] else f"source {forbidden!r} of stream {name!r}")
-
-    def check_publish(self, name: str) -> None:
-        """The same for who publishes, to a source that may be unknown."""
-        if self.principal.may_publish(name):
-            return
-        if name not in self.catalog.sources or (self.hides and not self.principal.may_read(name)):
-            raise self.unknown(name)
-        raise self._forbidden(f"source {name!r}", "publish to")
-
-    def unknown(self, name: str) -> UnknownSourceError:
-        readable = self.readable
-        return UnknownSourceError(name, [*readable.sources, *readable.streams])
-
-    def _forbidden(self, what: str, action: str = "read") -> Exception:
-        if self.principal.is_anonymous:
-            return CredentialsError(f"nobody may {action} {what} without a token: send Authorization: Bearer")
-        return ForbiddenError(
-            f"{self.principal.name!r} may not {action} {what}: ask its operator, or use another token"
-        )
 
 
 class Guard:
@@ -175,23 +85,23 @@ class Guard:
     def hides(self) -> bool:
         return self._config is not None and self._config.hide
 
-    def access(self, principal: Principal, catalog: Catalog) -> Access:
-        return Access(principal, catalog, self.hides)
+    def access(self, principal: Principal, catalog: Catalog) -> Reach:
+        return Reach(principal, catalog, self.hides)
 
     async def authenticate(self, request: HTTPConnection, *, by_ticket: bool = False) -> Principal:
         """Who asks. `by_ticket`: whether a ticket will do. Raises ChallengeError, PluginError, FullError."""
         request.scope[RULES] = self._rules
         if self.is_open:
             return EVERYBODY
-        token, ticket = _credentials(request)
+        token, ticket = credentials_of(request)
         if ticket is not None:
             return self._holder(request, ticket, by_ticket=by_ticket)
         for plugin in self._hooks:
-            if found := await _asked(plugin, request):
+            if found := await asked(plugin, request):
                 return found
         if token is not None:
             return await self._bearer(token)
-        if _proof(request) is not None:
+        if proof_of(request) is not None:
             raise CredentialsError("this stream was opened with a token, and goes on with one only: bring it again")
         if self._authority and self._authority.anonymous:
             return self._authority.anonymous
@@ -215,7 +125,7 @@ class Guard:
         """A ticket for who asks, and its seconds. Raises TooManyTicketsError beside what `require_principal` does."""
         principal = await self.require_principal(request)
         lifetime = (self._config or AuthConfig()).ticket_lifetime
-        token, _ = _credentials(request)
+        token, _ = credentials_of(request)
         credential = digest(token) if token else b""
         return self.tickets.issue(principal, credential, lifetime), lifetime
 
@@ -232,7 +142,7 @@ class Guard:
 
         if self.is_open or not given:
             return check
-        text, proof = given[0].get_secret_value(), _proof(request)
+        text, proof = given[0].get_secret_value(), proof_of(request)
 
         def use() -> Subscription:
             if not self.tickets.is_good(text, proof):
@@ -251,7 +161,7 @@ class Guard:
     def _holder(self, request: HTTPConnection, ticket: str, *, by_ticket: bool) -> Principal:
         if not by_ticket:
             raise AuthenticationError("a ticket opens a stream, and nothing else: bring a token")
-        found = self.tickets.holder(ticket, _proof(request))
+        found = self.tickets.holder(ticket, proof_of(request))
         principal = found and self._renewed(*found)
         if principal is None:
             raise AuthenticationError(USED)
@@ -271,71 +181,8 @@ class Guard:
 USED = "this ticket is used, or too old: get a new one by POST /tickets"
 
 
-def _credentials(request: HTTPConnection) -> tuple[str | None, str | None]:
-    """The token and the ticket, of which there may be one. What is no token is an empty one: it is not valid."""
-    given = request.headers.getlist("authorization")
-    tickets = request.scope.get(TICKET, ())
-    if len(given) + len(tickets) > 1:
-        raise AmbiguousCredentialsError("credentials are given more than once: send one, in one way (RFC 6750, 2)")
-    if given:
-        scheme, _, token = given[0].partition(" ")
-        return token.strip() if scheme.lower() == "bearer" else "", None
-    if tickets:
-        return None, tickets[0].get_secret_value()
-    return request.cookies.get(COOKIE), None
-
-
-def _proof(request: HTTPConnection) -> str | None:
-    """That in the mark of the cursor, "" for a mark without; None where there is no mark. What cannot be read but for
-    its mark has one: whoever was somebody is not let in as nobody because a proxy has cut his cursor.
-    """
-    given = [value for name, value in request.scope["headers"] if name == b"last-event-id" and value]
-    if not given:
-        query = parse_qsl(request.scope["query_string"].decode("latin-1"))
-        given = [value.encode() for name, value in query if name == "last_event_id" and value]
-    try:
-        return parse_cursor(given[-1].decode()).mark if given else None
-    except ValueError:
-        return "" if given[-1].startswith(MARK) else None
-
-
-async def _asked(plugin: Plugin, connection: HTTPConnection) -> Principal | None:
-    """What the plugin says. Raises what it refuses with, and PluginError for whatever else goes wrong in it."""
-    given: list[Any] = []
-    try:
-        given = (plugin.authenticate or _nobody)(connection=connection)
-        async with asyncio.timeout(HOOK_SECONDS):
-            for found in given:
-                answer = await found if isinstance(found, Awaitable) else found
-                if answer is not None:
-                    return _checked(answer)
-    except AuthenticationError:
-        raise
-    except Exception as error:
-        incident = secrets.token_hex(4)
-        log.exception("plugin %s could not say who asks, incident %s", plugin.title, incident)
-        raise PluginError(f"who sends this request could not be found out: incident {incident}") from error
-    finally:
-        for rest in given:
-            if inspect.iscoroutine(rest):
-                rest.close()  # one that was not asked any more
-    return None
-
-
 def _nothing(_: object) -> None:
     pass
-
-
-def _nobody(**_: object) -> list[Any]:
-    return []
-
-
-def _checked(answer: Any) -> Principal:
-    if not isinstance(answer, Principal):
-        raise TypeError(f"authenticate gave {type(answer).__name__}: return a Principal or None")
-    if answer.has_expired():
-        raise AuthenticationError("the credentials have expired: bring new ones")
-    return replace(answer, scheme="hook", mark=MARK)
 
 
 def router(guard: Guard) -> APIRouter:

@@ -8,7 +8,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..stream import Piece
+from ..step import Piece
 from .outlet import PIECE, Outlet
 
 if TYPE_CHECKING:

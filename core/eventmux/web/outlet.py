@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..meter import Meter
 from ..notice import Notices
-from ..stream import Piece
+from ..step import Piece
 from .wheel import Wheel
 
 if TYPE_CHECKING:

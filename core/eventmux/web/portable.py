@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Send
 
-    from ..stream import Piece
+    from ..step import Piece
     from ..subscription import Subscription
     from .formats import Format
     from .outlet import Delivery

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from ..stream import Piece
+from ..step import Piece
 from .arrival import Arriving
 from .direct import Taken, abort
 from .response import CONNECTION

@@ -12,7 +12,7 @@ from . import parameters
 
 if TYPE_CHECKING:
     from ..catalog import EnabledSource
-    from .auth import Access
+    from .reach import Reach
     from .streams import Endpoint, Streams
 
 
@@ -49,5 +49,5 @@ def unknown(streams: Streams) -> Endpoint:
     return refuse
 
 
-async def _access(request: Request, streams: Streams) -> Access:
+async def _access(request: Request, streams: Streams) -> Reach:
     return streams.guard.access(await streams.guard.authenticate(request), streams.service.catalog)

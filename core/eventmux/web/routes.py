@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.dependencies.utils import get_dependant
 from fastapi.routing import APIRoute
 
-from . import openapi
+from . import operations
 from .index import METHODS, Index, OtherMethods
 from .publish import publishing, unknown
 from .response import EventStream
@@ -79,14 +79,14 @@ class Routes:
         def stream(path: str, serves: object, endpoint: Endpoint, name: str, document: Document) -> None:
             add(path, serves, partial(self._stream, path, streams.turning_away(endpoint), name, document))
 
-        stream("/sse", catalog.sources, streams.merged, "merged", partial(openapi.merged_operation, catalog))
+        stream("/sse", catalog.sources, streams.merged, "merged", partial(operations.merged_operation, catalog))
         for name, enabled in catalog.sources.items():
-            stream(f"/sse/{name}", enabled, streams.one(enabled), name, partial(openapi.source_operation, enabled))
+            stream(f"/sse/{name}", enabled, streams.one(enabled), name, partial(operations.source_operation, enabled))
             if enabled.source.takes:
                 add(f"/publish/{name}", enabled, partial(self._publishing, enabled))
         for name, members in catalog.streams.items():
             wanted = [catalog.sources[member] for member in members]
-            document = partial(openapi.stream_operation, name, wanted)
+            document = partial(operations.stream_operation, name, wanted)
             stream(f"/sse/{name}", wanted, streams.named(name, wanted), name, document)
         stream(UNKNOWN, None, streams.unknown, "unknown", None)
         add("/publish/{name}", None, self._nothing_taken)
@@ -118,7 +118,7 @@ class Routes:
             operation_id=f"{enabled.name}_publish",
             status_code=202,
             response_class=Response,
-            openapi_extra=openapi.publish_operation(enabled),
+            openapi_extra=operations.publish_operation(enabled),
         )
         return [route]
 

@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from ..cursor import Cursor, parse_cursor
 from ..errors import MAX_FAULTS, FullError
 from ..hub import Start
-from ..stream import Selection
+from ..selection import Selection
 from ..trace import parse_traceparent
 from . import formats, parameters
 from .response import EventStream
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ..catalog import EnabledSource
     from ..policy import Limits
     from ..service import Service
-    from .auth import Access, Guard
+    from .auth import Guard
     from .outlet import Delivery
+    from .reach import Reach
 
 ARRAY_LIMIT = 1_000  # events in a JSON array where the client says no limit: it is read as a whole
 
@@ -77,7 +78,7 @@ class Streams:
     async def unknown(self, request: Request) -> Response:
         raise (await self._access(request)).unknown(request.path_params["name"])
 
-    async def _access(self, request: Request) -> Access:
+    async def _access(self, request: Request) -> Reach:
         """First of all who asks: nobody else learns what is there, or what would be wrong with it."""
         return self.guard.access(await self.guard.authenticate(request, by_ticket=True), self.service.catalog)
 

@@ -22,8 +22,8 @@ from ..event import Event
 from ..hub import Hub, Start
 from ..policy import Policy
 from ..runs import Wanted
+from ..selection import Selection
 from ..source import source
-from ..stream import Selection
 from .formats import SSE, format_of
 from .outlet import Delivery
 from .protocol import Protocol

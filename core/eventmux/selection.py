@@ -1,0 +1,34 @@
+"""What a client wants of channels, and as what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .reader import Entry
+
+
+class Format(Protocol):
+    """How entries become bytes. It has no state: one serves all."""
+
+    is_plain: bool  # whether an entry is `id: cursor` and the frame's own bytes, as in SSE
+
+    def body(self, entries: Sequence[Entry], *, is_first: bool) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a client wants of its channels, and how: only `events`, at most `limit` of them, as `form` writes them.
+    `reconnects`: whether it comes back by itself when it is sent away. `mark`: what stands before its cursor. `name`:
+    of the stream in plugins.yaml, if it asked for one.
+    """
+
+    form: Format
+    events: frozenset[str] | None = None
+    limit: int | None = None
+    reconnects: bool = True
+    mark: bytes = b""
+    name: str | None = None
