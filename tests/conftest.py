@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 
@@ -73,3 +74,13 @@ def _has_a_server(item: pytest.Item) -> bool:
     if getattr(module, "__name__", "").rpartition(".")[2] in NOT_PORTABLE:
         return False
     return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))
+
+
+@pytest.fixture
+def uvicorn_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """`caplog`, with uvicorn's errors in it, whatever another test has made of its loggers."""
+    for name in ("uvicorn", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+        caplog.set_level(logging.ERROR, name)
+    return caplog

@@ -230,7 +230,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
     }.items() <= headers.items()
 
 
-def test_an_answer_that_failed_bears_them_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_failed_bears_them_too(uvicorn_log: pytest.LogCaptureFixture) -> None:
     def prepare(app: FastAPI) -> None:
         @app.get("/sse/failing/now")
         async def fail() -> None:
@@ -241,7 +241,7 @@ def test_an_answer_that_failed_bears_them_too(caplog: pytest.LogCaptureFixture) 
         assert (500, {"detail": "Internal Server Error"}) == (answer.status_code, answer.json())
         check_headers(answer.headers)
         assert 'eventmux_refused_total{reason="failed"} 1.0' in service.get("/metrics").text
-    assert "as it was told" in caplog.text
+    assert "as it was told" in uvicorn_log.text
 
 
 @pytest.mark.parametrize(

@@ -993,13 +993,8 @@ def test_whatever_sending_does_around_itself_the_portable_path_is_right(
 
 @both_loops
 def test_what_sending_raises_ends_its_stream_alone_and_the_server_sees_it(
-    loop: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    loop: str, uvicorn_log: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("uvicorn", "uvicorn.error"):  # another test may have let uvicorn arrange its logs
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
-        monkeypatch.setattr(logging.getLogger(name), "disabled", False)
-        caplog.set_level(logging.ERROR, name)
-
     class Between:
         def __init__(self, app: ASGIApp) -> None:
             self.app = app
@@ -1022,7 +1017,7 @@ def test_what_sending_raises_ends_its_stream_alone_and_the_server_sees_it(
                 ill.rest()
             feed.note(3)
             assert numbers(well.take(1)) == [3]
-    errors = [record for record in caplog.records if record.name == "uvicorn.error" and record.exc_info]
+    errors = [record for record in uvicorn_log.records if record.name == "uvicorn.error" and record.exc_info]
     assert len(errors) == 1
     assert "on its way" in str(errors[0].exc_info)
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def test_a_killed_and_restarted_service_is_a_gap_and_the_stream_goes_on(
     assert gap >= 5
     assert events[gap].data == {"source": "clock", "reason": "restarted", "missed": None}
     assert {event.event for event in events[:gap] + events[gap + 1 :]} == {"tick"}
-    times = [event.data["now"] for event in events if event.event == "tick"]
+    times = [datetime.fromisoformat(event.data["now"]) for event in events if event.event == "tick"]
     assert times == sorted(set(times))
 
 
