@@ -30,7 +30,6 @@ NOT_PORTABLE = {
     "test_log_format",
     "test_openapi",
     "test_plugins",
-    "test_reload",
     "test_schemathesis",
     "test_supervisor",
     "test_third_party",

@@ -359,10 +359,17 @@ def test_openapi_says_how_to_come_in_where_one_must(service: Service, tmp_path: 
     document = service.get("/openapi.json").json()
     assert {"bearer", "cookie", "ticket"} == document["components"]["securitySchemes"].keys()
     operation = document["paths"]["/sse/secret"]["get"]
-    assert [{"bearer": []}, {"cookie": []}, {"ticket": []}] == operation["security"]
+    nothing: dict[str, list[str]] = {}  # as the anonymous may
+    assert [{"bearer": []}, {"cookie": []}, {"ticket": []}, nothing] == operation["security"]
     assert {"401", "403"} <= operation["responses"].keys()
-    for path, method in (("/sources", "get"), ("/metrics", "get"), ("/tickets", "post")):
+    assert [{"bearer": []}, {"cookie": []}, nothing] == document["paths"]["/sources"]["get"]["security"]
+    for path, method in (("/metrics", "get"), ("/tickets", "post")):
         assert [{"bearer": []}, {"cookie": []}] == document["paths"][path][method]["security"]
+    config = 'sources: {open-clock: {}}\nplugins: {dir: local}\nauth: {tokens: [{name: a, token: abc, read: ["*"]}]}'
+    (tmp_path / "closed").mkdir()
+    with serving(config, tmp_path / "closed") as closed:
+        operation = closed.get("/openapi.json").json()["paths"]["/sse/open-clock"]["get"]
+        assert [{"bearer": []}, {"cookie": []}, {"ticket": []}] == operation["security"]
     with serving("sources: {open-clock: {}}\nplugins: {dir: local}", tmp_path) as unguarded:
         document = unguarded.get("/openapi.json").json()
         assert "securitySchemes" not in document["components"]

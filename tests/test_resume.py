@@ -27,7 +27,7 @@ from eventmux.policy import Bounds, Limits, Policy
 from taking import FORM, Taking
 from whatwg import Message, Parser
 
-EXAMPLES = int(os.environ.get("EVENTMUX_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("EVENTMUX_EXAMPLES", "2000" if os.environ.get("CI") else "300"))
 
 SHARED = ("news", "ticks", "brief")
 PRIVATE = ("mine", "yours")

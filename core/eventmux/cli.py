@@ -10,9 +10,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -20,17 +19,14 @@ import click
 
 from . import logs
 from .errors import ConfigError
+from .overview import authority, count, faults_of, overview, plugin_row, some, source_rows, table
 from .schema import config_schema
 from .settings import DEFAULT_FILE, Settings, load_installed, load_outline, load_settings
 
 if TYPE_CHECKING:
-    from .catalog import EnabledSource
     from .config import ServerConfig
-    from .plugins import Plugin
 
 T = TypeVar("T")
-
-MAX_CELL = 60  # letters of a list in a table
 
 config_option = click.option(
     "--config",
@@ -99,7 +95,7 @@ def serve(
     server = settings.config.server
     if workers > 1:
         _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
-    if strict and (faults := _faults(settings)):
+    if strict and (faults := faults_of(settings)):
         _fail("--strict: not started, because of", *faults)
     if not insecure and not settings.is_guarded and not _is_loopback(server.host):
         _fail(_open_to_all(server.host))
@@ -110,7 +106,7 @@ def serve(
         app.state.service.add(partial(_stay_guarded, server.host))
     listener = _bind(server) if inherited is None else socket.socket(fileno=inherited)
     scheme = "https" if server.tls else "http"
-    click.echo(_overview(settings, f"{scheme}://{_authority(*listener.getsockname()[:2])}"))
+    click.echo(overview(settings, f"{scheme}://{authority(*listener.getsockname()[:2])}"))
     make_server(app, server, owns_process=True).run(sockets=[listener])
     ignore_hangup()
 
@@ -135,7 +131,7 @@ def _bind(server: ServerConfig) -> socket.socket:
     try:
         return bind(server.host, server.port)
     except (OSError, TypeError) as error:  # TypeError: a host that is no name, for IDNA or for its NUL
-        _fail(f"cannot listen on {_authority(server.host, server.port)}: {_why_not_bound(error)}")
+        _fail(f"cannot listen on {authority(server.host, server.port)}: {_why_not_bound(error)}")
 
 
 def _inherited_or_parent(config: Path | None, given: dict[str, Any]) -> int:
@@ -158,13 +154,13 @@ def plugins(config: Path | None, *, as_json: bool) -> None:
     """List the plugins, and what is wrong with them."""
     found = _read(load_installed, config)
     if as_json:
-        click.echo(json.dumps([_plugin_row(plugin) for plugin in found.found], indent=2))
+        click.echo(json.dumps([plugin_row(plugin) for plugin in found.found], indent=2))
         return
     rows = [
-        (p.name, p.distribution or p.target, p.version or "", p.state, _some([source.name for source in p.sources]))
+        (p.name, p.distribution or p.target, p.version or "", p.state, some([source.name for source in p.sources]))
         for p in found.found
     ]
-    click.echo(_table(("plugin", "distribution", "version", "state", "sources"), rows))
+    click.echo(table(("plugin", "distribution", "version", "state", "sources"), rows))
     for plugin in found.broken:
         click.echo(f"\n{plugin.title}: {plugin.error}")
 
@@ -176,11 +172,11 @@ def sources(config: Path | None, *, as_json: bool) -> None:
     """List what is enabled, with URLs."""
     settings = _read(load_settings, config)
     server = settings.config.server
-    base = f"{'https' if server.tls else 'http'}://{_authority(server.host, server.port)}"
+    base = f"{'https' if server.tls else 'http'}://{authority(server.host, server.port)}"
     if as_json:
-        click.echo(json.dumps(_source_rows(settings, base), indent=2))
+        click.echo(json.dumps(source_rows(settings, base), indent=2))
     else:
-        click.echo(_overview(settings, base))
+        click.echo(overview(settings, base))
 
 
 @main.command()
@@ -191,13 +187,13 @@ def check(file: Path | None) -> None:
     Exits 1 if anything is wrong with them. A source that waits for an environment variable is only mentioned.
     """
     settings = _read(load_settings, file)
-    for fault in _faults(settings):
+    for fault in faults_of(settings):
         click.echo(fault, err=True)
     if settings.plugins.broken:
         sys.exit(1)
     unavailable = sum(bool(enabled.unavailable) for enabled in settings.catalog.sources.values())
-    counted = _count(len(settings.catalog.sources), "source") + (f" ({unavailable} unavailable)" if unavailable else "")
-    streams = _count(len(settings.catalog.streams), "stream")
+    counted = count(len(settings.catalog.sources), "source") + (f" ({unavailable} unavailable)" if unavailable else "")
+    streams = count(len(settings.catalog.streams), "stream")
     click.echo(f"{settings.file or 'no plugins.yaml, the bundled sources'}: no fault; {counted}, {streams}")
 
 
@@ -222,12 +218,6 @@ def _fail(*lines: str) -> NoReturn:
     sys.exit(1)
 
 
-def _faults(settings: Settings) -> list[str]:
-    faults = [f"plugin {plugin.title}: {plugin.error}" for plugin in settings.plugins.broken]
-    unavailable = [enabled for enabled in settings.catalog.sources.values() if enabled.unavailable]
-    return faults + [f"source {enabled.name} is unavailable: {enabled.unavailable}" for enabled in unavailable]
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -243,94 +233,3 @@ def _why_not_bound(error: Exception) -> str:
         return "this user may not: choose a --port above 1023"
     reason = os.strerror(number) if number and number > 0 else "not the name of a host"
     return f"{reason}: choose another --host"
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _plugin_row(plugin: Plugin) -> dict[str, Any]:
-    return {
-        "name": plugin.name,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "target": plugin.target,
-        "sources": [source.name for source in plugin.sources],
-        "state": plugin.state,
-        "error": plugin.error,
-    }
-
-
-def _source_rows(settings: Settings, base: str) -> dict[str, Any]:
-    return {
-        "sources": [
-            {
-                "name": enabled.name,
-                "plugin": enabled.plugin or None,
-                "shared": enabled.shared,
-                "url": f"{base}/sse/{enabled.name}",
-                "unavailable": enabled.unavailable,
-            }
-            for enabled in settings.catalog.sources.values()
-        ],
-        "streams": [
-            {"name": name, "sources": list(members), "url": f"{base}/sse/{name}"}
-            for name, members in settings.catalog.streams.items()
-        ],
-    }
-
-
-def _overview(settings: Settings, base: str) -> str:
-    catalog = settings.catalog
-    running = [enabled for enabled in catalog.sources.values() if not enabled.unavailable]
-    parts = [
-        f"eventmux {version('eventmux')} at {base}, from {settings.file or 'no plugins.yaml: the bundled sources'}"
-    ]
-    if not catalog.sources:
-        parts.append("No source is enabled: name some under sources.")
-    if running:
-        rows = [(e.name, "shared" if e.shared else "private", base + _path(e.name, [e])) for e in running]
-        parts.append(_table(("source", "run", "url"), rows))
-    if catalog.streams:
-        streams = [
-            (name, _some(members), base + _path(name, [catalog.sources[member] for member in members]))
-            for name, members in catalog.streams.items()
-        ]
-        parts.append(_table(("stream", "sources", "url"), streams))
-    pair = [enabled.name for enabled in running if not _required(enabled)][:2]
-    if pair[1:]:
-        parts.append(f"merged on demand: {base}/sse?sources={','.join(pair)}")
-    if faults := _faults(settings):
-        parts.append("\n".join(faults))
-    return "\n\n".join(parts)
-
-
-def _path(name: str, members: Iterable[EnabledSource]) -> str:
-    """With the parameters that have to be given, left open."""
-    required = dict.fromkeys(parameter for member in members for parameter in _required(member))
-    return f"/sse/{name}" + ("?" + "&".join(f"{parameter}=" for parameter in required) if required else "")
-
-
-def _required(enabled: EnabledSource) -> list[str]:
-    required: list[str] = enabled.parameters_schema().get("required", [])
-    return required
-
-
-def _some(names: Sequence[str]) -> str:
-    """As many of the names as a table's cell holds."""
-    shown = list(names)
-    while len(shown) > 1 and len(", ".join(shown)) > MAX_CELL:
-        shown.pop()
-    return ", ".join(shown) + (f" and {len(names) - len(shown)} more" if shown != list(names) else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-    )

@@ -82,6 +82,11 @@ class Guard:
         return self._authority.successor(principal, before) if self._authority and before else None
 
     @property
+    def lets_anybody(self) -> bool:
+        """Whether something may be done without a token."""
+        return self._authority is not None and self._authority.anonymous is not None
+
+    @property
     def hides(self) -> bool:
         return self._config is not None and self._config.hide
 

@@ -81,7 +81,7 @@ def install(app: FastAPI, service: Service, guard: Guard) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         if "stream.end" not in schemas:
             schemas.update(components(service.catalog))
-        return document if guard.is_open else _guarded(document)
+        return document if guard.is_open else _guarded(document, lets_anybody=guard.lets_anybody)
 
     async def shown(request: Request) -> JSONResponse:
         document, catalog = openapi(), service.catalog
@@ -96,13 +96,15 @@ def install(app: FastAPI, service: Service, guard: Guard) -> None:
     app.router.add_route(str(app.openapi_url), shown, include_in_schema=False)
 
 
-def _guarded(document: Schema) -> Schema:
-    """With what a request must bring, and how it is refused without."""
+def _guarded(document: Schema, *, lets_anybody: bool) -> Schema:
+    """With what a request must bring, and how it is refused without. `lets_anybody`: some get along with nothing."""
     paths = {path: dict(item) for path, item in document["paths"].items()}
     for path, item in paths.items():
         schemes = _STREAM_SCHEMES if path.startswith("/sse") else _SCHEMES if path.startswith(_WITH_TOKEN) else {}
         for method, operation in item.items() if schemes else ():
             security: list[Schema] = [{name: []} for name in schemes]
+            if lets_anybody and path != "/metrics":
+                security.append({})
             item[method] = {**operation, "security": security, "responses": {**operation["responses"], **_REFUSALS}}
     paths["/tickets"] = {"post": _TICKETS}
     return {**document, "paths": paths, "components": {**document["components"], "securitySchemes": _STREAM_SCHEMES}}
