@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux")
 
-FAILED = 500  # and statuses above: not by a fault of the client
-
 
 def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
     """The service as an ASGI application, from ./plugins.yaml if nothing is given.
@@ -45,7 +43,7 @@ def create_app(settings: Settings | None = None, dependencies: Sequence[params.D
     settings = settings or _from_file()
     service = Service(settings)
     meter = service.hub.meter
-    delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits)
+    delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits, service.hub)
     guard, gate = Guard(settings), Gate(settings.config)
     guard.on_change = visits.review
     app = FastAPI(

@@ -71,7 +71,7 @@ class Changes:
             elif not run.is_kept:
                 self._runs.withdraw(run)
                 for stream in run.channel.streams:
-                    self._fanout.add(Farewells(stream))
+                    self._fanout.add(Farewells(stream.members))
         except Exception:  # what a plugin's own types raise when they are compared
             log.exception("a run of source %s could not follow a change: it is removed", run.enabled.name)
             self._runs.remove(run)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from .stream import MEMBERS
 
 if TYPE_CHECKING:
-    from .stream import Stream
+    from .subscription import Subscription
 
 
 class Farewells:
-    """Sends the members of a stream away, a few at a time: they come back, with their cursors, to what there is."""
+    """Sends subscriptions away, a few at a time: their clients come back, with their cursors, to what there is."""
 
-    def __init__(self, stream: Stream, reason: str = "moved") -> None:
-        self._left = stream.members
+    def __init__(self, members: list[Subscription], reason: str = "moved") -> None:
+        self._left = members
         self._reason = reason
 
     def advance(self, now: float) -> bool:  # noqa: ARG002 - as the fanout calls it

@@ -133,7 +133,7 @@ class Hub:
         changed = _changed_streams(before, catalog) if before else frozenset()
         for stream in self._streams.values():
             if stream.name in changed:
-                self._fanout.add(Farewells(stream))
+                self._fanout.add(Farewells(stream.members))
 
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
         """The stream of all who want the same of the same logs."""
@@ -259,17 +259,21 @@ class Hub:
         """From now on generators have so long to close, and are abandoned then."""
         self._runs.closing.hurry(seconds)
 
+    def send_away(self, subscriptions: list[Subscription], reason: str) -> None:
+        """End these, a few at a time. The list is used up."""
+        self._fanout.add(Farewells(subscriptions, reason))
+
     def drain(self) -> None:
         """Begin to end every stream in an orderly way, a few at a time: 5,000 in one go held the loop for a second."""
         self._runs.is_draining = True
         for stream in self._streams.values():
-            self._fanout.add(Farewells(stream, "drained"))
+            self._fanout.add(Farewells(stream.members, "drained"))
 
     async def close(self) -> None:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""
         self._runs.is_draining = True
         for stream in list(self._streams.values()):  # those that `drain` has not come to: their logs go now
-            farewells = Farewells(stream, "drained")
+            farewells = Farewells(stream.members, "drained")
             while farewells.advance(0.0):
                 pass
         await self._runs.close()

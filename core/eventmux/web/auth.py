@@ -4,7 +4,6 @@ authority knows.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,11 +15,7 @@ from starlette.requests import HTTPConnection
 from ..access import EVERYBODY, NOBODY, Principal
 from ..authority import INVALID, Authority, digest
 from ..config import AuthConfig
-from ..errors import (
-    AuthenticationError,
-    CredentialsError,
-    FullError,
-)
+from ..errors import AuthenticationError, CredentialsError, FullError
 from ..tickets import Tickets
 from .credentials import TICKET, credentials_of, proof_of
 from .hook import asked
@@ -30,8 +25,6 @@ if TYPE_CHECKING:
     from ..catalog import Catalog
     from ..settings import Settings
     from ..subscription import Subscription
-
-log = logging.getLogger("eventmux.auth")
 
 RULES = "eventmux.rules"  # in the scope: by which it was found out who asks
 

@@ -12,6 +12,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 
 from ..errors import MAX_SHOWN
+from .index import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,6 @@ HEADERS = {
 
 ALLOWED_HEADERS = ("Authorization", "Cache-Control", "Content-Type", "Last-Event-ID", "Traceparent")
 EXPOSED_HEADERS = ("Retry-After", "WWW-Authenticate")
-METHODS = ("GET", "HEAD", "POST")
 
 
 class Gate:

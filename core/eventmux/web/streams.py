@@ -131,20 +131,10 @@ class Streams:
         form = formats.format_of(media_type, qualify=words.qualify)
         mark, reconnects = principal.mark, media_type == formats.SSE
         selection = Selection(form, events, limit, reconnects=reconnects, mark=mark, name=name)
-        caller = _caller(request, principal, enabled, trace)
+        address = request.client.host if request.client else None
+        caller = Caller(principal, tuple([source.name for source in enabled]), address, trace)
         subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
-        return EventStream(partial(self.visits.begin, caller, subscribe), form, self.delivery, caller.expires)
-
-
-def _caller(request: Request, principal: Principal, enabled: Sequence[EnabledSource], trace: str | None) -> Caller:
-    return Caller(
-        sources=tuple([source.name for source in enabled]),
-        principal=principal.id,
-        address=request.client.host if request.client else None,
-        expires=principal.expires,
-        trace=trace,
-        who=principal,
-    )
+        return EventStream(partial(self.visits.begin, caller, subscribe), form, self.delivery, principal.expires)
 
 
 def _raise(error: Exception) -> NoReturn:

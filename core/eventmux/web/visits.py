@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
 import time
@@ -17,36 +16,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ..access import Principal
+    from ..hub import Hub
     from ..policy import Limits
     from ..settings import Settings
     from ..subscription import Subscription
 
 log = logging.getLogger("eventmux.access")
 
-SLICE = 64  # streams that are ended before others have a turn
 BURST = 5.0  # seconds of new streams that may come at once: everybody, after a restart
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks for a stream. `principal`: None for who has not said. `address`: of the client, as far as it is known.
-    `expires`: when the right to the stream ends, in seconds since 1970, None for never. `trace`: the request's
-    `traceparent` (W3C Trace Context). `who`: the principal itself.
+    """Who asks for a stream, of which sources. `address`: of the client, as far as it is known. `trace`: the request's
+    `traceparent` (W3C Trace Context).
     """
 
+    principal: Principal
     sources: tuple[str, ...]
-    principal: str | None = None
     address: str | None = None
-    expires: float | None = None
     trace: str | None = None
-    who: Principal | None = None
 
 
 class Visits:
     """Lets callers in as far as there is room. `limits` may be replaced; who is in stays."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, hub: Hub) -> None:
         self.limits = limits
+        self._hub = hub
         self._open: dict[Subscription, Caller] = {}
         self._of_principal: Counter[str] = Counter()
         self._of_address: Counter[str] = Counter()
@@ -69,10 +66,10 @@ class Visits:
         lost = [
             subscription
             for subscription, caller in self._open.items()
-            if caller.who and not may_still(caller.who, caller.sources)
+            if not may_still(caller.principal, caller.sources)
         ]
         if lost:
-            asyncio.get_running_loop().call_soon(_end_some, lost)
+            self._hub.send_away(lost, "expired")
 
     def begin(self, caller: Caller, subscribe: Callable[[], Subscription]) -> Subscription:
         """What `subscribe` gives, counted until it is closed. Raises FullError where there is no room."""
@@ -91,7 +88,8 @@ class Visits:
         self._filled = now
         if len(self) >= limits.streams:
             raise FullError(f"there are {len(self)} streams, and no more are taken now")
-        if caller.principal and self._of_principal[caller.principal] >= limits.streams_per_principal:
+        who = caller.principal.id
+        if who and self._of_principal[who] >= limits.streams_per_principal:
             raise FullError(f"you have {limits.streams_per_principal} streams open: close one")
         if place and self._of_address[place] >= limits.streams_per_address:
             raise FullError(f"{limits.streams_per_address} streams are open from your address: close one")
@@ -99,7 +97,7 @@ class Visits:
             raise TooOftenError(f"more than {limits.new_streams:g} streams begin in a second")
 
     def _count(self, caller: Caller, place: str | None, change: int) -> None:
-        for counter, key in ((self._of_principal, caller.principal), (self._of_address, place)):
+        for counter, key in ((self._of_principal, caller.principal.id), (self._of_address, place)):
             if key:
                 counter[key] += change
                 if not counter[key]:
@@ -110,7 +108,7 @@ class Visits:
         self._count(caller, place, -1)
         if log.isEnabledFor(logging.INFO):
             fields = {
-                "principal": caller.principal,
+                "principal": caller.principal.id,
                 "address": caller.address,
                 "sources": ",".join(caller.sources),
                 "seconds": round(time.monotonic() - began, 3),
@@ -121,16 +119,6 @@ class Visits:
                 "trace": caller.trace,
             }
             log.info("stream ended", extra={key: value for key, value in fields.items() if value is not None})
-
-
-def _end_some(lost: list[Subscription]) -> None:
-    if len(lost) > SLICE:
-        asyncio.get_running_loop().call_soon(_end_some, lost[SLICE:])
-    for subscription in lost[:SLICE]:
-        try:
-            subscription.drain("expired")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the others have done nothing
-            subscription.fail(error)
 
 
 def _most(limits: Limits) -> float:
