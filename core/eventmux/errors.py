@@ -24,6 +24,7 @@ Refusal = Literal[
     "invalid",
     "too_large",
     "unavailable",
+    "store",
     "failed",
 ]
 
@@ -144,6 +145,12 @@ class DrainingError(FullError):
     """There is no room any more: the service goes down."""
 
     refusal = "draining"
+
+
+class StoreAwayError(FullError):
+    """The store cannot be asked, or did not answer in time; what it was asked for may have been done or not."""
+
+    refusal = "store"
 
 
 class TooLargeError(EventmuxError):
