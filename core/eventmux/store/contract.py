@@ -77,8 +77,9 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Records that follow `after`, under a `term`; their own offsets and epochs do not matter. `skips`: whether `after`
-    may be further than the log's last offset, because what is between was let go. `ended`: the log is over with these.
+    """Records that follow `after`, under a `term`; their own offsets and epochs do not matter. `skips`: whether
+    `after` may be further than the log's last offset, because what is between was let go. `ended`: the log is over
+    with these.
     """
 
     address: Address
@@ -107,8 +108,8 @@ Sink: TypeAlias = "Callable[[Sequence[Record]], None]"
 
 
 class Store(Protocol):
-    """All methods that wait raise StoreAwayError where the store cannot be asked now; what they were to do may then have
-    been done or not. Batches are answered in their order.
+    """All methods that wait raise StoreAwayError where the store cannot be asked now; what they were to do may then
+    have been done or not. Batches are answered in their order.
     """
 
     @property
@@ -146,7 +147,7 @@ class Store(Protocol):
     def unfollow(self, address: Address) -> None: ...
 
     async def release(self, address: Address, replica: str) -> Sequence[str]:
-        """This replica neither writes nor reads the log any more. Returns the replicas that do read it."""
+        """From now on the replica neither writes nor reads the log. Returns the replicas that do read it."""
         ...
 
     async def drop(self, addresses: Sequence[Address]) -> None:
@@ -172,5 +173,5 @@ class Store(Protocol):
         ...
 
     async def swap(self, key: str, before: bytes | None, after: bytes | None, seconds: float) -> bool:
-        """Put `after` in the place of `before` for so long; None is no value. False if `before` is not what is there."""
+        """Put `after` in the place of `before`, for so long; None is no value. False if `before` is not there."""
         ...
