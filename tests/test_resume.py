@@ -84,7 +84,9 @@ class Client:
         data = json.loads(message.data)
         name = data["source"]
         if message.event == "stream.gap":
-            self.gaps[name] = data
+            before = self.gaps.get(name, data | {"missed": 0})["missed"]  # one gap may follow another
+            missed = None if before is None or data["missed"] is None else before + data["missed"]
+            self.gaps[name] = data | {"missed": missed}
             return
         assert message.event == "item"
         gap = self.gaps.pop(name, None)

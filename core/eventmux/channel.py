@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .history import History, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from .cursor import Position
     from .fanout import Fanout
     from .policy import Bounds
     from .sse import Frame
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 WINDOW_EVENTS = 256
 WINDOW_BYTES = 256 * 1024
+LOST = "lost"  # the reason of an end that nobody has written, and nobody will
 
 
 class Clock:
@@ -38,7 +40,8 @@ class Channel:
     """The log of a run, and of the runs that continue it. `ended` is the reason once it is over; it stays readable.
 
     `last` is the last event appended, for the run that continues. `on_news` is called when there is more, and then not
-    before the streams have been told of it; `on_idle` when the last stream has left.
+    before the streams have been told of it; `on_idle` when the last stream has left; `on_reached` when a reader is
+    further than all have been. `aliases`: epochs that the log had before, each with its last offset.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Channel:
         self.history = History(bounds, ledger or Ledger())
         self.ended: str | None = None
         self.last: Any = None
+        self.aliases: dict[str, int] = {}
+        self.on_reached: Callable[[], None] = _nothing
         self.streams: dict[Stream, None] = {}
         self.touched = clock.now()
         self._clock = clock
@@ -75,8 +80,27 @@ class Channel:
         self._window_bytes = min(WINDOW_BYTES, bounds.bytes)
         self._wake_writer()
 
+    def holds(self, position: Position) -> bool:
+        """Whether one with an epoch of this log has a place in it; in one that is lost, so has whoever has seen more of
+        it than was saved.
+        """
+        last = self.history.last
+        return position.offset <= min(last, self.aliases.get(position.epoch, last)) or self.ended == LOST
+
+    def rename(self, epoch: str, aliases: Mapping[str, int]) -> None:
+        """The same log under another epoch, which all cursors have from now on."""
+        self.epoch, self.aliases = epoch, dict(aliases)
+        for stream in self.streams:
+            stream.rename()
+
     def append(self, frame: Frame) -> None:
-        frame.at = self.touched = self._clock.now()
+        """The event has happened now."""
+        frame.at = self._clock.now()
+        self.receive(frame)
+
+    def receive(self, frame: Frame) -> None:
+        """The event has happened at its time, on whatever replica, after all that the log has."""
+        self.touched = frame.at
         self.history.append(frame)
         ledger = self.history.ledger
         if ledger.bytes > ledger.limit:
@@ -119,10 +143,16 @@ class Channel:
             history = self.history
             self._reached_total = history.total if offset == history.last else history.total_at(offset)
             self._wake_writer()
+            self.on_reached()
 
     def _wake_writer(self) -> None:
         if self._reader_moved and not self._reader_moved.done():
             self._reader_moved.set_result(None)
+
+    @property
+    def reached_offset(self) -> int:
+        """Where the foremost reader is."""
+        return self._reached
 
     @property
     def is_full(self) -> bool:
@@ -138,3 +168,7 @@ class Channel:
         while self.is_full:
             self._reader_moved = asyncio.get_running_loop().create_future()
             await self._reader_moved
+
+
+def _nothing() -> None:
+    pass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .policy import Bounds
     from .sse import Frame
@@ -60,6 +60,28 @@ class History:
         if bounds.age is not None:
             self.trim(frame.at)
         return self.last
+
+    def begin_after(self, offset: int) -> None:
+        """Keep nothing; what comes next follows `offset`."""
+        self.clear()
+        self.first, self.last = offset + 1, offset
+
+    def prepend(self, frames: Sequence[Frame]) -> None:
+        """Keep these, which come right before `first`, too: as many of the newest as the bounds leave room for."""
+        events = self.bounds.events - (self.last + 1 - self.first)
+        size, total, kept = 0, self.total_at(self.first - 1), []
+        for frame in frames[: -events - 1 : -1]:
+            own = len(frame.body) + FRAME_OVERHEAD
+            if self.bytes + size + own > self.bounds.bytes:
+                break
+            frame.total = total - size
+            size += own
+            kept.append(frame)
+        self._frames[: self._head] = kept[::-1]
+        self._head = 0
+        self.first -= len(kept)
+        self.bytes += size
+        self.ledger.bytes += size
 
     def bound(self, bounds: Bounds, now: int) -> None:
         """Keep so much from now on. The newest frame always stays, as at an append."""

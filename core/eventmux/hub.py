@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
 from .errors import DrainingError, FullError
 from .fanout import Fanout
 from .farewells import Farewells
+from .loader import Loader
 from .meter import Meter
 from .policy import Limits
 from .reader import Gap, View
 from .runs import Runs, Wanted
-from .selection import Selection
+from .selection import Selection, Start
 from .stream import Stream
 from .subscription import Subscription
 
@@ -24,26 +25,14 @@ if TYPE_CHECKING:
 
     from .catalog import Catalog, EnabledSource
     from .register import Census
+    from .replica import Replica
     from .run import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a client begins: at its cursor; where that says nothing, at `since`; else with what comes next.
-
-    `since`: nanoseconds since 1970; 0 is the earliest there is. `principal`: whose private runs it may return to.
-    `trace`: the `traceparent` of its request, for the private runs that it begins.
-    """
-
-    cursor: Cursor | None = None
-    since: int | None = None
-    principal: str | None = None
-    trace: str | None = None
-
-
 class Health(NamedTuple):
-    """`unavailable | running | restarting | quarantined | idle`, and why: what the configuration lacks, or what its
-    clients were told of the last failure, with its incident and the seconds until it is tried again.
+    """`unavailable | running | remote | restarting | quarantined | idle`, and why: what the configuration lacks, or what
+    its clients were told of the last failure, with its incident and the seconds until it is tried again. `remote`: it
+    runs on another replica, or may not run here yet.
     """
 
     state: str
@@ -56,14 +45,22 @@ class Hub:
     """The runs of a process, and the subscriptions that are open."""
 
     def __init__(
-        self, limits: Limits | None = None, catalog: Catalog | None = None, meter: Meter | None = None
+        self,
+        limits: Limits | None = None,
+        catalog: Catalog | None = None,
+        meter: Meter | None = None,
+        replica: Replica | None = None,
     ) -> None:
-        """`catalog`: what may be subscribed to; without one, whatever is asked for."""
+        """`catalog`: what may be subscribed to; without one, whatever is asked for. `replica`: this process among those
+        that share a store; then `open` comes first, and `load` before each `subscribe`.
+        """
         self._catalog = catalog
         self.limits = limits or Limits()
         self.meter = meter or Meter()
         self._fanout = Fanout()
-        self._runs = Runs(self.limits, self._fanout, self.meter)
+        self._runs = Runs(self.limits, self._fanout, self.meter, replica)
+        self._replica = replica
+        self._loader = Loader(replica, self._runs) if replica else None
         self._streams: dict[Hashable, Stream] = {}
         self._is_leaving = False
         self._count_from_zero(catalog)
@@ -72,6 +69,28 @@ class Hub:
         """A counter that begins with its first event hides that event from PromQL's rate()."""
         for name in catalog.sources if catalog else ():
             self.meter.of(name)
+
+    async def open(self) -> None:
+        """Raises ConfigError for a store that cannot be used."""
+        if self._replica:
+            await self._replica.open()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether what a client wants may have to be loaded."""
+        return self._loader is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the store cannot be asked now; None where all is well, or where there is none."""
+        return self._replica.store.fault if self._replica else None
+
+    async def load(self, wanted: Sequence[Wanted], start: Start) -> None:
+        """Have here what a subscription needs of the store; it must follow without an `await` in between. Raises
+        FullError where that is not to be had now.
+        """
+        if self._loader and not self.is_draining:
+            await self._loader.load(wanted, start)
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
@@ -151,8 +170,8 @@ class Hub:
         if enabled.unavailable:
             return Health("unavailable", enabled.unavailable)
         runs: dict[str, Run] = {run.pause or run.state: run for run in self._runs.of(enabled.name)}
-        state = next((state for state in ("running", "restarting", "quarantined") if state in runs), "idle")
-        if state in {"running", "idle"} or (failure := runs[state].failure) is None:
+        state = next((state for state in ("running", "remote", "restarting", "quarantined") if state in runs), "idle")
+        if state in {"running", "remote", "idle"} or (failure := runs[state].failure) is None:
             return Health(state)
         return Health(state, failure.message, failure.incident, runs[state].next_try)
 
@@ -277,6 +296,8 @@ class Hub:
             while farewells.advance(0.0):
                 pass
         await self._runs.close()
+        if self._replica:
+            await self._replica.close()
 
 
 def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:
@@ -305,10 +326,13 @@ def _could_be_of(position: Position, enabled: EnabledSource) -> bool:
     return position is NOWHERE or (len(position.epoch) == SHARED_LETTERS) == enabled.shared
 
 
+AWAITED = ("idle", "remote")  # it may be waiting, wherever it runs
+
+
 def _live(run: Run) -> int:
     """The offset of a client that begins now. While a source waits for its restart, the failure is what comes first."""
     history = run.channel.history
-    if run.pause is None:
+    if run.pause is None and run.state not in AWAITED:
         return history.last
     last = history.after(history.last - 1, 1)
     return history.last - 1 if last and last[0].is_control else history.last

@@ -137,6 +137,10 @@ class Reader:
             self._cursor = CursorWriter([view.position for view in self._views], self._mark)
         self.place = place
 
+    def unseat(self) -> None:
+        """What stands in cursors is not what it was."""
+        self.place = ()
+
     @property
     def cursor(self) -> bytes:
         return self._cursor.text()
@@ -222,7 +226,7 @@ class Reader:
         channel = view.channel
         if channel is None:
             return "lost"
-        if channel.ended is not None and view.offset == channel.history.last:
+        if channel.ended is not None and view.offset >= channel.history.last:
             return channel.ended
         return "limit" if self.left == 0 else None
 

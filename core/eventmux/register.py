@@ -13,7 +13,7 @@ from .cursor import shared_epoch
 from .run import fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pydantic import BaseModel
 
@@ -45,6 +45,7 @@ class Register:
         self.parameters = 0
         self._runs: dict[str, dict[str, Run]] = defaultdict(dict)  # source -> epoch -> run
         self._shared: dict[tuple[str, bytes], list[Run]] = {}  # source and parameters -> runs; one, but for secrets
+        self._aliases: dict[tuple[str, str], Run] = {}  # source and an epoch that its log had before
 
     def all(self) -> list[Run]:
         return [run for runs in self._runs.values() for run in runs.values()]
@@ -56,10 +57,10 @@ class Register:
         return len(self._runs[source])
 
     def at(self, source: str, epoch: str) -> Run | None:
-        return self._runs[source].get(epoch)
+        return self._runs[source].get(epoch) or self._aliases.get((source, epoch))
 
     def knows(self, epoch: str) -> bool:
-        return any(epoch in runs for runs in self._runs.values())
+        return any(epoch in runs for runs in self._runs.values()) or any(known == epoch for _, known in self._aliases)
 
     def shared(self, enabled: EnabledSource, parameters: BaseModel) -> Iterable[Run]:
         """The shared runs with these parameters, the newest first."""
@@ -78,12 +79,29 @@ class Register:
         self.parameters += run.size
         self.file(run)
 
+    def rename(self, run: Run, epoch: str, aliases: Mapping[str, int]) -> None:
+        """Let it be found by another epoch from now on, and by those that its log had before."""
+        runs = self._runs[run.enabled.name]
+        is_listed = runs.get(run.channel.epoch) is run
+        if is_listed:
+            del runs[run.channel.epoch]
+        self._forget_aliases(run)
+        run.channel.rename(epoch, aliases)
+        if is_listed:
+            runs[epoch] = run
+            self._aliases |= {(run.enabled.name, alias): run for alias in aliases}
+
+    def _forget_aliases(self, run: Run) -> None:
+        for alias in run.channel.aliases:
+            self._aliases.pop((run.enabled.name, alias), None)
+
     def remove(self, run: Run) -> None:
         """A second call does nothing."""
         runs = self._runs[run.enabled.name]
         if runs.get(run.channel.epoch) is run:
             del runs[run.channel.epoch]
             self.parameters -= run.size
+            self._forget_aliases(run)
         if not runs:
             del self._runs[run.enabled.name]
         self.unfile(run)

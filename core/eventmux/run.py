@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .catalog import EnabledSource
     from .channel import Channel
+    from .part import Log, Seat
     from .turn import Pulse
 
 log = logging.getLogger("eventmux.run")
@@ -32,7 +33,7 @@ SHORTEST_PAUSE = 0.001  # seconds between a failure and the next try, whatever i
 RUN_TASK = "eventmux run "  # and the source's name: the name of the task that iterates it
 CLOSE_SECONDS = 5.0  # for a generator's `finally`; then it is abandoned, with a warning
 
-State = Literal["idle", "running", "restarting", "quarantined", "over"]
+State = Literal["idle", "remote", "running", "restarting", "quarantined", "over"]
 
 
 class Failure(NamedTuple):
@@ -47,10 +48,13 @@ class Run:
 
     `start` and `stop` may come again and again: a shared source that was stopped or has failed goes on in the same
     log. Each time, the generator is iterated and closed by one task, so that task groups, time-outs and context
-    variables hold across its yields. A private run waits for its reader; a shared one never waits, and is started
-    again when it fails. `given`: what the client gave, of which the parameters were made. `principal`: whom a private
-    run belongs to; `trace`: the `traceparent` of the request that has begun it. `on_over`: called when nothing more
-    will come. `failure`: the last one.
+    variables hold across its yields. A private run waits for its reader; a shared one waits for the store, if any, and
+    is started again when it fails. `given`: what the client gave, of which the parameters were made. `principal`: whom
+    a private run belongs to; `trace`: the `traceparent` of the request that has begun it. `on_over`: called when
+    nothing more will come. `failure`: the last one.
+
+    `log`: where its events go; it is the channel where there is no store. `seat`: what says whether it may run here;
+    while it may not, or runs on another replica, its state is `remote`.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Run:
         tally: Tally | None = None,
         on_over: Callable[[Run], None],
     ) -> None:
+        self.log: Log = channel
+        self.seat: Seat | None = None
         self.enabled = enabled
         self.parameters = parameters
         self.given = given
@@ -104,14 +110,31 @@ class Run:
     def start(self) -> None:
         """Do nothing if it runs or is over."""
         if self.state == "idle":
+            self.state = "remote"
+            if self.seat is None or self.seat.seek():
+                self.begin()
+
+    def begin(self) -> None:
+        """Run here, from where the log ends."""
+        if self.state == "remote":
             self.state = "running"
             self._task = asyncio.create_task(self._drive(self._stopping), name=RUN_TASK + self.enabled.name)
 
-    def stop(self) -> asyncio.Task[bool] | None:
+    def stop(self, *, is_leaving: bool = False) -> asyncio.Task[bool] | None:
         """Cancel the generator: its `finally` runs. One that does not end in time is abandoned, and named in the log.
+        `is_leaving`: because the process ends.
 
         Returns the task that waits for it, and says whether it was abandoned; None if there is nothing to stop.
         """
+        closing = self.halt()
+        if self.seat:
+            self.seat.rest(closing, is_leaving=is_leaving)
+        if self.state == "remote":
+            self.state = "idle"
+        return closing
+
+    def halt(self) -> asyncio.Task[bool] | None:
+        """As `stop`, but the right to run here stays."""
         if self._task is None:
             return None
         task, self._task = self._task, None
@@ -137,10 +160,23 @@ class Run:
         if is_kept or enabled.policy.once or not (is_another or is_hastened):
             return None
         self._failures, self._may_begin = 0, 0.0
-        closing = self.stop()
+        closing = self.halt()
         if closing:
-            self.start()
+            self.state = "remote"
+            self.begin()
         return closing
+
+    def yield_up(self) -> asyncio.Task[bool] | None:
+        """Stop here, because another replica may begin."""
+        closing = self.halt()
+        if self.state == "idle":
+            self.state = "remote"
+        return closing
+
+    def finish(self) -> None:
+        """It is over, wherever it ran."""
+        if self.state != "over":
+            self._over_here()
 
     def remove(self) -> asyncio.Task[bool] | None:
         """End it, because the service has its source no more; as `stop`."""
@@ -225,7 +261,8 @@ class Run:
         return None
 
     async def _pump(self) -> None:
-        source, channel, is_shared = self.enabled.source, self.channel, self.enabled.shared
+        source, channel, log_of_run = self.enabled.source, self.channel, self.log
+        waits = not self.enabled.shared or log_of_run is not channel
         log_of_source = logging.getLogger(f"eventmux.source.{self.enabled.name}")
         context = Context(
             self.enabled.name, last=channel.last, principal=self.principal, log=log_of_source, trace=self.trace
@@ -235,11 +272,11 @@ class Run:
             async for event in events:
                 if self._task is not task:
                     return  # it has been stopped
-                channel.append(sse.encode(source, event))
+                log_of_run.append(sse.encode(source, event))
                 channel.last = event
                 tally.appended += 1
-                if not is_shared and channel.is_full:
-                    await channel.room()
+                if waits and log_of_run.is_full:
+                    await log_of_run.room()
                 elif turn.is_over():
                     await turn.give_way()
 
@@ -253,12 +290,16 @@ class Run:
             "source %s of plugin %s failed, incident %s: %s", name, plugin, incident, error, exc_info=error, extra=extra
         )
         told = sse.control("stream.error", source=name, message=message, incident=incident, retryable=retryable)
-        self.channel.append(told)
+        self.log.append(told)
 
     def _over(self, reason: str) -> None:
+        self.log.end(reason)
+        if self.state != "over":
+            self._over_here()
+
+    def _over_here(self) -> None:
         self.state = "over"
         self._task = None
-        self.channel.end(reason)
         self._on_over(self)
 
 

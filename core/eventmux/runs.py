@@ -13,10 +13,18 @@ from .changes import Changes
 from .channel import Channel, Clock
 from .closing import Closing
 from .errors import FullError
+from .farewells import Farewells
 from .history import Ledger
+from .identity import private_label
 from .meter import Meter
+from .part import aliases_of
+from .private_log import PrivateLog
 from .register import Census, Register
+from .remote_log import RemoteLog
 from .run import Run
+from .shared_log import SharedLog
+from .store.contract import Address
+from .tenancy import Tenancy
 from .turn import Pulse
 
 if TYPE_CHECKING:
@@ -26,9 +34,12 @@ if TYPE_CHECKING:
     from .cursor import Position
     from .fanout import Fanout
     from .policy import Limits
+    from .replica import Replica
+    from .store.contract import Standing
 
 log = logging.getLogger("eventmux.run")
 
+ADOPTED_SECONDS = 5.0  # that a log stays which was loaded for a client
 PUBLISHED_SECONDS = 1.0  # that a run lasts at least, for what is published to it
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 COUNTED = 500  # runs that are counted in a turn of the loop
@@ -51,8 +62,12 @@ class Runs:
     Everything here is synchronous: between finding a log and joining it there is no `await`, so no event comes between.
     """
 
-    def __init__(self, limits: Limits, fanout: Fanout, meter: Meter | None = None) -> None:
+    def __init__(
+        self, limits: Limits, fanout: Fanout, meter: Meter | None = None, replica: Replica | None = None
+    ) -> None:
+        """`replica`: of those that share a store; without one, all logs are here and nowhere else."""
         self.is_draining = False
+        self._replica = replica
         self.closing = Closing()
         self.ledger = Ledger(limits.history, self.relieve)
         self._limits = limits
@@ -87,6 +102,10 @@ class Runs:
     def knows(self, epoch: str) -> bool:
         return self._register.knows(epoch)
 
+    def new_epoch(self, source: str) -> str:
+        """Of a shared log."""
+        return self._register.new_epoch(source)
+
     @property
     def active(self) -> int:
         """How many generators there are, those included that are being closed."""
@@ -96,13 +115,18 @@ class Runs:
         self, enabled: EnabledSource, parameters: BaseModel, position: Position, principal: str | None
     ) -> Run | None:
         """The run whose log `position` is in, if it has these parameters and is the client's own."""
-        run = self._register.at(enabled.name, position.epoch)
+        run = self.at(enabled, parameters, position.epoch, principal)
+        return run if run and run.channel.holds(position) else None
+
+    def at(self, enabled: EnabledSource, parameters: BaseModel, epoch: str, principal: str | None) -> Run | None:
+        """The run whose log has or had this epoch, if it has these parameters and is the client's own."""
+        run = self._register.at(enabled.name, epoch)
         if run and run in self._changes:
             self._changes.follow(run)
-            run = self._register.at(enabled.name, position.epoch)
+            run = self._register.at(enabled.name, epoch)
         if run is None or run.principal != (None if enabled.shared else principal):
             return None
-        return run if run.parameters == parameters and position.offset <= run.channel.history.last else None
+        return run if run.parameters == parameters else None
 
     def current(self, enabled: EnabledSource, parameters: BaseModel, *, is_replay: bool) -> Run | None:
         """The shared run with these parameters. One that is over is good only for who wants to see what it was."""
@@ -113,12 +137,66 @@ class Runs:
         """A new run, not started yet. A private one has the `epoch`, principal and trace given, a shared one its own
         epoch and no more. Raises FullError where the source has no room for it.
         """
-        enabled, parameters = want.enabled, want.parameters
+        name, policy = want.enabled.name, want.enabled.policy
+        if not policy.shared:
+            run = self._new(want, epoch, principal)
+            run.trace = trace
+            if self._replica:
+                label = private_label(want.enabled, want.parameters, principal)
+                keep = policy.linger_seconds + 2 * self._replica.lease
+                part = PrivateLog(self._replica, Address(name, epoch), run.channel, label, keep)
+                run.log = run.seat = part
+                self._replica.add(part)
+            return run
+        if self._replica:
+            raise FullError(f"source {name!r} has just been changed")  # between its load and this
+        return self._new(want, self._register.new_epoch(name), None)
+
+    def adopt(self, want: Wanted, address: Address, standing: Standing, principal: str | None) -> Run:
+        """The run of a log that is in the store: a shared one, or a private one of another replica. It is let go unless
+        somebody joins it soon. Raises FullError as `open` does.
+        """
+        assert self._replica is not None  # noqa: S101 - else there is no store
+        run = self._new(want, standing.epoch, None if want.enabled.shared else principal)
+        channel, tenancy = run.channel, Tenancy(self, run)
+        channel.history.begin_after(standing.last)
+        self.rename(run, standing.epoch, aliases_of(standing.lineage))
+        part: SharedLog | RemoteLog
+        if want.enabled.shared:
+            run.log = part = SharedLog(self._replica, address, channel, tenancy, self._clock)
+        else:
+            keep = want.enabled.policy.linger_seconds + 2 * self._replica.lease
+            part = RemoteLog(self._replica, address, channel, tenancy, owner=standing.owner, keep=keep)
+        run.seat = part
+        self._replica.add(part)
+        self._linger(run, ADOPTED_SECONDS)
+        if standing.ended is not None:
+            part.mirror.close()
+            channel.end(standing.ended)
+            run.finish()
+        else:
+            part.mirror.follow()
+            part.stand(standing, standing.last)
+        return run
+
+    def rename(self, run: Run, epoch: str, aliases: Mapping[str, int]) -> None:
+        """Its log has another epoch now."""
+        self._register.rename(run, epoch, aliases)
+
+    def fork(self, run: Run) -> None:
+        """The store has another log than this run's: its clients come back to that."""
+        log.warning("source %s: the store has lost a part of its log, or all of it: it begins anew", run.enabled.name)
+        self.withdraw(run)
+        for stream in run.channel.streams:
+            self._fanout.add(Farewells(stream.members))
+
+    def _new(self, want: Wanted, epoch: str, principal: str | None) -> Run:
+        enabled = want.enabled
         name, policy = enabled.name, enabled.policy
         self._make_room(enabled)
         channel = Channel(
             name,
-            self._register.new_epoch(name) if policy.shared else epoch,
+            epoch,
             bounds=policy.history,
             clock=self._clock,
             ledger=self.ledger,
@@ -127,15 +205,14 @@ class Runs:
         )
         run = Run(
             enabled,
-            parameters,
+            want.parameters,
             channel,
             given=want.given,
             pulse=self._pulse,
-            principal=None if policy.shared else principal,
+            principal=principal,
             tally=self._meter.of(name),
             on_over=self._run_over,
         )
-        run.trace = None if policy.shared else trace
         self._register.add(run)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
@@ -219,8 +296,12 @@ class Runs:
             self._expire(run)
 
     def _expire(self, run: Run) -> None:
-        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty."""
-        if run.enabled.shared and run.state != "over" and run.channel.history.last:
+        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty, or
+        in the store anyway.
+        """
+        if run.seat and run.seat.is_needed and not self.is_draining:
+            self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
+        elif run.enabled.shared and run.state != "over" and run.channel.history.last and not run.seat:
             self._stop(run)
         else:
             self.forget(run)
@@ -238,7 +319,7 @@ class Runs:
         self._detached.pop(run, None)
         self._finished.pop(run, None)
         self._alive.discard(run)
-        self.closing.add(run.stop())
+        self.closing.add(run.stop(is_leaving=self.is_draining))
 
     def forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""

@@ -1,4 +1,4 @@
-"""What a client wants of channels, and as what."""
+"""What a client wants of channels, from where on, and as what."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .cursor import Cursor
     from .reader import Entry
 
 
@@ -32,3 +33,17 @@ class Selection:
     reconnects: bool = True
     mark: bytes = b""
     name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a client begins: at its cursor; where that says nothing, at `since`; else with what comes next.
+
+    `since`: nanoseconds since 1970; 0 is the earliest there is. `principal`: whose private runs it may return to.
+    `trace`: the `traceparent` of its request, for the private runs that it begins.
+    """
+
+    cursor: Cursor | None = None
+    since: int | None = None
+    principal: str | None = None
+    trace: str | None = None

@@ -63,6 +63,25 @@ def encode(source: Source[...], event: Event | ServerSentEvent) -> Frame:
     return Frame(name, b"%b%b\n\n" % (_head(name), data), is_json=True)
 
 
+def decode(source: Source[...], frame: Frame) -> Event | ServerSentEvent:
+    """What `source` had yielded. Raises ValueError where its event cannot be made of its own JSON."""
+    if frame.is_json:
+        for kind in (kind for kind, name in source.events.items() if name == frame.event):
+            return kind.model_validate_json(data(frame))
+        raise ValueError(f"the source has no event {frame.event!r}")
+    lines = frame.body.decode().split("\n")
+    fields: dict[str, list[str]] = {"": [], "event": [], "data": []}
+    for line in lines:
+        name, found, value = line.partition(": ")
+        if found and name in fields:
+            fields[name].append(value)
+    return ServerSentEvent(
+        data="\n".join(fields["data"]) if fields["data"] else None,
+        event=fields["event"][0] if fields["event"] else None,
+        comment="\n".join(fields[""]) if fields[""] else None,
+    )
+
+
 def _encode_server_sent_event(name: str, event: ServerSentEvent) -> Frame:
     """`id` and `retry` are the service's: they are checked as sse-starlette's users expect, and not sent."""
     check_event_name(name)

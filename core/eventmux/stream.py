@@ -48,13 +48,23 @@ class Stream:
         self._waiting: list[Subscription] = []  # members that this pass has still to serve
         self._is_under_way = self._has_news = False
         self._channel = views[0].channel if len(views) == 1 else None
-        is_common = self._form.is_plain and selection.events is None
-        self._prefix = b""
-        if self._channel and is_common:
-            self._prefix = b"id: %b%b." % (selection.mark, self._channel.epoch.encode())
+        self._is_common = self._form.is_plain and selection.events is None
+        self._mark = selection.mark
+        self._prefix = self._common_prefix()
         for view in views:
             if view.channel:
                 view.channel.join(self)
+
+    def _common_prefix(self) -> bytes:
+        if self._channel and self._is_common:
+            return b"id: %b%b." % (self._mark, self._channel.epoch.encode())
+        return b""
+
+    def rename(self) -> None:
+        """A channel has another epoch than before."""
+        self._prefix = self._common_prefix()
+        self._steps.clear()
+        self._reader.unseat()
 
     def __len__(self) -> int:
         return len(self._members)

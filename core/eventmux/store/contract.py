@@ -114,12 +114,12 @@ class Store(Protocol):
 
     @property
     def fault(self) -> str | None:
-        """Why the store cannot be asked, or takes nothing, now; for an operator, and without secrets. None: all well."""
+        """Why the store cannot be asked, or takes nothing, now; for an operator, without secrets. None: all well."""
         ...
 
     async def open(self, on_return: Callable[[], None]) -> None:
-        """Begin. A store that is away is waited for in the background; `on_return` is called when one that was away is
-        back, before anything more is given to a sink. Raises ConfigError for what waiting does not mend: a wrong
+        """Begin. A store that is away is waited for in the background; `on_return` is called when one that was away
+        is back, before anything more is given to a sink. Raises ConfigError for what waiting does not mend: a wrong
         password, a version that is too old.
         """
         ...

@@ -12,8 +12,7 @@ from fastapi import Request, Response
 
 from ..cursor import Cursor, parse_cursor
 from ..errors import MAX_FAULTS, FullError
-from ..hub import Start
-from ..selection import Selection
+from ..selection import Selection, Start
 from ..trace import parse_traceparent
 from . import formats, parameters
 from .response import EventStream

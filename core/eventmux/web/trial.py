@@ -19,10 +19,10 @@ from uvicorn.server import ServerState
 
 from ..catalog import EnabledSource
 from ..event import Event
-from ..hub import Hub, Start
+from ..hub import Hub
 from ..policy import Policy
 from ..runs import Wanted
-from ..selection import Selection
+from ..selection import Selection, Start
 from ..source import source
 from .formats import SSE, format_of
 from .outlet import Delivery

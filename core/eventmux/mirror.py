@@ -1,0 +1,128 @@
+"""A channel that is what a store has of a log: it grows at its end as records come, and at its beginning when somebody
+asks for what is older. Who writes the log is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from .sse import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .channel import Channel
+    from .store.contract import Address, Record, Store
+
+PAGE = 256  # records that are read at a time
+
+
+class Mirror:
+    """`on_stranger`: a record of another epoch has come, and nothing is taken before `follow` is called again.
+    `on_end`: the log is over, and the channel knows it.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        channel: Channel,
+        store: Store,
+        *,
+        on_stranger: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.channel = channel
+        self._store = store
+        self._on_stranger = on_stranger
+        self._on_end = on_end
+        self._floor = 0  # what is up to here the store does not have
+        self._filling = asyncio.Lock()
+        self._grown: asyncio.Future[None] | None = None
+        self._is_over = False
+
+    def follow(self) -> None:
+        self._store.follow(self.address, self.channel.history.last, self._take)
+
+    def close(self) -> None:
+        """What comes is not taken any more, and nobody waits for it."""
+        self._is_over = True
+        self._store.unfollow(self.address)
+        self._wake()
+
+    def _take(self, records: Sequence[Record]) -> None:
+        channel = self.channel
+        history = channel.history
+        for record in records:
+            if record.epoch != channel.epoch:
+                self._store.unfollow(self.address)
+                self._on_stranger()
+                break
+            if record.ended is not None:
+                self.close()
+                channel.end(record.ended)
+                self._on_end()
+                break
+            if record.offset > history.last + 1:
+                history.begin_after(record.offset - 1)  # the store has let go what was between
+            if record.offset > history.last:
+                channel.receive(_frame(record))
+        self._wake()
+
+    def _wake(self) -> None:
+        grown, self._grown = self._grown, None
+        if grown and not grown.done():
+            grown.set_result(None)
+
+    async def reach(self, offset: int) -> None:
+        """Return when the channel has what is up to `offset`, or gets no more."""
+        while self.channel.history.last < offset and not self._is_over:
+            self._grown = self._grown or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._grown)
+
+    async def fill(self, offset: int) -> None:
+        """Have what follows `offset`, as far as the store has it and the bounds leave room. Raises StoreAwayError."""
+        async with self._filling:
+            history = self.channel.history
+            missing = history.first - 1 - max(offset, self._floor)
+            room = history.bounds.events - (history.last + 1 - history.first)
+            if min(missing, room) <= 0:
+                return
+            after = history.first - 1 - min(missing, room)
+            found_frames = await self._read(after)
+            wanted = history.first - 1
+            frames = [frame for at, frame in found_frames if at <= wanted]
+            found = len(frames)
+            history.prepend(frames)
+            if found < wanted - after:  # the store has no more
+                self._floor = history.first - 1
+                if history.first <= history.last and self._floor:
+                    history.evicted_at = history.after(self._floor, 1)[0].at - 1
+
+    async def _read(self, after: int) -> list[tuple[int, Frame]]:
+        """What follows, up to what the channel has, without a hole."""
+        channel = self.channel
+        history = channel.history
+        frames: list[tuple[int, Frame]] = []
+        while True:
+            page = await self._store.read(self.address, after, PAGE)
+            for record in page:
+                if record.ended is not None or record.offset >= history.first:
+                    return frames
+                if record.epoch != channel.epoch and record.epoch not in channel.aliases:
+                    return []  # the log has begun anew
+                if frames and record.offset != frames[-1][0] + 1:
+                    frames.clear()
+                frames.append((record.offset, _frame(record)))
+            if len(page) < PAGE:
+                return frames if frames and frames[-1][0] >= history.first - 1 else []
+            after = page[-1].offset
+            if len(frames) > history.bounds.events + PAGE:
+                del frames[: -history.bounds.events]
+
+
+def _frame(record: Record) -> Frame:
+    frame = Frame(record.event, record.body, is_json=record.is_json)
+    frame.at = record.at
+    return frame

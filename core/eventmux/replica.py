@@ -1,0 +1,242 @@
+"""A process among those that share a store: claims what its parts want, appends what they have, hears what others
+say. What a part is, and who reads it, is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import StoreAwayError
+from .store.contract import Address
+
+if TYPE_CHECKING:
+    from .part import Part
+    from .store.contract import Append, Record, Store
+
+log = logging.getLogger("eventmux.store")
+
+BATCH = 128  # claims or appends that are sent together
+RENEWALS = 3  # in the time of a lease
+BOX_ROOM = 10_000  # messages of other replicas that may wait
+PATIENCE = 0.1  # seconds between tries of a store that is away
+REST_SECONDS = 2.0  # for what a run has left to append when it rests
+
+
+class Replica:
+    """`lease` and `keep` in seconds: how long a right to write holds, and how long a log stays that nobody reads."""
+
+    def __init__(self, store: Store, *, lease: float = 10.0, keep: float = 3_600.0) -> None:
+        self.store = store
+        self.id = secrets.token_hex(8)
+        self.lease = lease
+        self.keep = keep
+        self._parts: dict[Address, Part] = {}
+        self._due: dict[Part, None] = {}
+        self._dirty: dict[Part, None] = {}
+        self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()
+        self._posts: dict[tuple[str, Address, str], int] = {}  # the newest value of each word counts
+        self._drops: list[Address] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Raises ConfigError for a store that cannot be used."""
+        self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()  # of this loop
+        await self.store.open(self._returned)
+        self.store.follow(_box(self.id), 0, self._hear)
+        loops = (self._claiming, self._appending, self._living)
+        self._loops = [asyncio.create_task(loop(), name=f"eventmux replica {loop.__name__}") for loop in loops]
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Wait for what rests, and be gone."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2 * REST_SECONDS)
+        for task in [*self._tasks, *self._loops]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._loops, return_exceptions=True)
+        self.store.unfollow(_box(self.id))
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                await self.store.drop([_box(self.id)])
+        except (StoreAwayError, TimeoutError):
+            log.debug("the box of this replica is left to its time")
+        await self.store.close()
+
+    def add(self, part: Part) -> None:
+        """From now on the part is claimed for, again and again."""
+        self._parts[part.address] = part
+
+    def discard(self, part: Part) -> None:
+        if self._parts.get(part.address) is part:
+            del self._parts[part.address]
+        self._due.pop(part, None)
+        self._dirty.pop(part, None)
+
+    def drop(self, address: Address) -> None:
+        """Let go a log as a whole; soon, or when its time is over if the store is away."""
+        self._drops.append(address)
+        self._is_dirty.set()
+
+    def at(self, address: Address) -> Part | None:
+        return self._parts.get(address)
+
+    def hurry(self, part: Part) -> None:
+        """Claim for it now, and not when it is time."""
+        self._due[part] = None
+        self._is_due.set()
+
+    def mark(self, part: Part) -> None:
+        """It has something to append."""
+        self._dirty[part] = None
+        self._is_dirty.set()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Do something that the replica waits for when it closes."""
+        task = asyncio.create_task(work, name=f"eventmux {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s has failed", task.get_name(), exc_info=error)
+
+    async def retry(self, work: Callable[..., Coroutine[Any, Any, None]], *what: Any) -> None:
+        """Do it again until the store is there for it."""
+        while True:
+            try:
+                await work(*what)
+            except StoreAwayError:
+                await asyncio.sleep(PATIENCE)
+            else:
+                return
+
+    def tell(self, replica: str, word: str, address: Address, value: int = 0) -> None:
+        """Say something about a log to another replica; soon, or never if the store is away."""
+        self._posts[replica, address, word] = value
+        self._is_dirty.set()
+
+    def _returned(self) -> None:
+        self._due = dict.fromkeys(self._parts.values())
+        self._is_due.set()
+
+    async def _claiming(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_round = loop.time()
+        while True:
+            if loop.time() >= next_round:
+                next_round = loop.time() + self.lease / RENEWALS
+                self._due = dict.fromkeys(self._parts.values())
+            due, self._due = list(self._due), {}
+            self._is_due.clear()
+            for start in range(0, len(due), BATCH):
+                await self._claim(due[start : start + BATCH])
+            try:
+                async with asyncio.timeout_at(next_round):
+                    await self._is_due.wait()
+            except TimeoutError:
+                pass
+
+    async def _claim(self, parts: Sequence[Part]) -> None:
+        asked = [(part, claim, part.last) for part in parts if (claim := part.claim())]
+        if not asked:
+            return
+        try:
+            standings = await self.store.claim([claim for _, claim, _ in asked])
+        except StoreAwayError:
+            await asyncio.sleep(PATIENCE)
+            for part, _, _ in asked:
+                if self._parts.get(part.address) is part:
+                    self.hurry(part)
+            return
+        for (part, _, last), standing in zip(asked, standings, strict=True):
+            if self._parts.get(part.address) is part:
+                self._safely(part.stand, standing, last)
+
+    async def _appending(self) -> None:
+        while True:
+            await self._is_dirty.wait()
+            self._is_dirty.clear()
+            await self._post()
+            await self._drop()
+            dirty, self._dirty = list(self._dirty), {}
+            batches = [(part, batch) for part in dirty if (batch := part.batch())]
+            for start in range(0, len(batches), BATCH):
+                await self._append(batches[start : start + BATCH])
+
+    async def _append(self, batches: Sequence[tuple[Part, Append]]) -> None:
+        try:
+            outcomes = await self.store.append([batch for _, batch in batches])
+        except StoreAwayError:
+            await asyncio.sleep(PATIENCE)
+            for part, _ in batches:
+                self.mark(part)
+            return
+        is_full = False
+        for (part, _), outcome in zip(batches, outcomes, strict=True):
+            is_full = is_full or outcome.refused == "full"
+            self._safely(part.appended, outcome)
+        if is_full:
+            await asyncio.sleep(PATIENCE)
+
+    async def _post(self) -> None:
+        posts, self._posts = self._posts, {}
+        for (replica, address, word), value in posts.items():
+            text = f"{word} {value} {address.source} {address.name}"
+            try:
+                await self.store.post(_box(replica), text.encode(), BOX_ROOM, 2 * self.lease)
+            except StoreAwayError:
+                return  # what was to be said is said again, or found out by the next claim
+
+    async def _drop(self) -> None:
+        drops, self._drops = self._drops, []
+        try:
+            for start in range(0, len(drops), BATCH):
+                await self.store.drop(drops[start : start + BATCH])
+        except StoreAwayError:
+            log.debug("%d logs are left to their time", len(drops))
+
+    async def _living(self) -> None:
+        while True:
+            try:
+                await self.store.live(self.id, self.lease)
+                await asyncio.sleep(self.lease / RENEWALS)
+            except StoreAwayError:
+                await asyncio.sleep(PATIENCE)
+
+    def _hear(self, records: Sequence[Record]) -> None:
+        for record in records:
+            word, value, source, name = record.body.decode().split(" ")
+            part = self._parts.get(Address(source, name))
+            if part and word == "free":
+                self.hurry(part)
+            elif part and word == "reached":
+                part.hear(int(value))
+        self.spawn(self._trim(records[-1].offset), "replica trims its box")
+
+    async def _trim(self, offset: int) -> None:
+        try:
+            await self.store.trim(_box(self.id), offset)
+        except StoreAwayError:
+            log.debug("the box of this replica is trimmed the next time")
+
+    @staticmethod
+    def _safely(tell: Callable[..., None], *what: Any) -> None:
+        try:
+            tell(*what)
+        except Exception:  # of one log; the others are told all the same
+            log.exception("a part of a log has failed")
+
+
+def _box(replica: str) -> Address:
+    return Address("", replica)
