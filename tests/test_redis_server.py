@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 import redis_server as module
+from eventsource import PATIENCE, wait_until
 from redis_server import BUNDLED, Program, Redis, RedisServer, bundled, installed, oldest, program, programs
+from relay import relaying
 
 PASSWORD = 'p@ss/w"rd: %41'  # noqa: S105
 ONCE = Retry(NoBackoff(), 0)
@@ -191,3 +195,79 @@ def test_a_replica_that_is_promoted_has_the_data_of_its_master(own_redis: Make) 
     replica.promote()
     replica.command("SET", "mine", "1")
     assert replica.keys("*") == {"before", "after", "mine"}
+
+
+def test_a_relay_passes_on_what_it_knows_nothing_of(own_redis: Make) -> None:
+    server = own_redis(password=PASSWORD)
+    with relaying(server.port) as relay, client_of(server, server.url_at(relay.port)) as client:
+        assert client.set("key", "x" * 1_000_000)
+        assert len(client.get("key")) == 1_000_000
+        assert relay.connections == relay.accepted == 1
+
+
+def test_a_relay_that_stalls_makes_a_client_time_out_and_loses_nothing(own_redis: Make) -> None:
+    server = own_redis()
+    with (
+        relaying(server.port) as relay,
+        client_of(server, server.url_at(relay.port), socket_timeout=0.2) as client,
+    ):
+        assert client.ping()
+        relay.stall()
+        with pytest.raises(redis.TimeoutError):
+            client.ping()
+        with pytest.raises(redis.TimeoutError):  # on a new connection, too
+            client.ping()
+        assert server.command("PING")
+        relay.resume()
+        assert client.ping()
+
+
+def test_a_relay_cuts_by_a_reset_also_what_it_stalls(own_redis: Make) -> None:
+    server = own_redis()
+    with relaying(server.port) as relay, socket.create_connection(("127.0.0.1", relay.port), PATIENCE) as client:
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+        relay.stall()
+        relay.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+        relay.resume()
+        wait_until(lambda: relay.connections == 0)
+
+
+def test_a_relay_that_refuses_closes_new_connections_and_keeps_old_ones(own_redis: Make) -> None:
+    server = own_redis()
+    with relaying(server.port) as relay, client_of(server, server.url_at(relay.port)) as old:
+        assert old.ping()
+        relay.refuse()
+        with client_of(server, server.url_at(relay.port)) as new:
+            with pytest.raises(redis.ConnectionError):
+                new.ping()
+            assert old.ping()
+            relay.accept()
+            assert new.ping()
+
+
+def test_a_relay_that_delays_makes_redis_slow(own_redis: Make) -> None:
+    server = own_redis()
+    with relaying(server.port) as relay, client_of(server, server.url_at(relay.port)) as client:
+        assert client.ping()
+        relay.delay(0.1)
+        began = time.monotonic()
+        assert client.ping()
+        assert time.monotonic() - began >= 0.2  # there and back
+
+
+def test_a_failover_leads_a_client_to_the_promoted_replica_at_the_same_address(own_redis: Make) -> None:
+    master, replica = own_redis(), own_redis()
+    with relaying(master.port) as relay, client_of(master, master.url_at(relay.port)) as client:
+        replica.replica_of(master)
+        client.set("key", "1")
+        replica.wait_for(master)
+        master.kill()
+        with pytest.raises(redis.ConnectionError):
+            client.get("key")
+        replica.promote()
+        relay.point_at("127.0.0.1", replica.port)
+        assert client.get("key") == "1"
+        assert client.set("key", "2")
