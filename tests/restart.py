@@ -12,6 +12,8 @@ from pathlib import Path
 
 from service import Process, serve_process
 
+LOWEST, HIGHEST = 20_000, 32_000  # ports
+
 
 class RestartableService:
     """`eventmux serve` on one port for as long as a test lasts."""
@@ -59,7 +61,7 @@ def free_port() -> int:
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    for port in random.sample(range(20_000 + worker, 32_000, workers), 100):
+    for port in random.sample(range(LOWEST + worker, HIGHEST, workers), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("no free port")

