@@ -141,7 +141,7 @@ def absent(reason: str) -> NoReturn:
 
 
 class Redis:
-    """A server that runs. `prefix` begins the keys of one test, which has no others.
+    """A server that runs, and may be that of others. `prefix` begins the keys of one test, which has no others.
 
     `url` is for clients under test; `command` and what is made of it may do everything, on a connection of its own.
     """
@@ -177,12 +177,6 @@ class Redis:
         with contextlib.closing(self.client()) as client:
             for key in client.scan_iter(f"{self.prefix}*", count=1000):
                 client.unlink(key)
-
-    def cut_clients(self) -> int:
-        """Close all connections of clients; how many there were. They are there again at once, if they want to."""
-        return int(self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")) + int(
-            self.command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
-        )
 
     def _operator_url(self) -> str:
         return self.url
@@ -285,6 +279,12 @@ class RedisServer(Redis):
 
     def resume(self) -> None:
         self._running().send_signal(signal.SIGCONT)
+
+    def cut_clients(self) -> int:
+        """Close all connections of clients; how many there were. They are there again at once, if they want to."""
+        return int(self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")) + int(
+            self.command("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes")
+        )
 
     def replica_of(self, master: RedisServer) -> None:
         """Follow `master`, which runs; what it has is here when this returns. Both have the same credentials."""
