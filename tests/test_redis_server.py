@@ -17,7 +17,7 @@ from redis.retry import Retry
 
 import redis_server as module
 from eventsource import PATIENCE, wait_until
-from redis_server import BUNDLED, Program, Redis, RedisServer, bundled, installed, program, programs
+from redis_server import BUNDLED, Program, Redis, RedisServer, SharedServers, bundled, installed, program, programs
 from relay import relaying
 
 PASSWORD = 'p@ss/w"rd: %41'  # noqa: S105
@@ -98,6 +98,17 @@ def test_a_server_that_is_given_by_its_url_keeps_what_is_not_of_the_test(
     assert theirs.keys("*") == {"theirs"}
 
 
+def test_a_shared_server_is_lent_empty_and_is_one_for_all() -> None:
+    with contextlib.closing(SharedServers()) as servers:
+        with servers.lend(program()) as first:
+            first.command("SET", "key", "1")
+            url, prefix = first.url, first.prefix
+        with servers.lend(program()) as second:
+            assert second.keys("*") == set()
+            assert second.url == url
+            assert second.prefix != prefix
+
+
 @pytest.mark.parametrize("turn", [1, 2])
 def test_each_test_finds_the_shared_server_empty(each_redis: Redis, turn: int) -> None:
     assert each_redis.count_keys() == 0
@@ -157,6 +168,8 @@ def test_a_user_may_what_its_rules_say_and_the_test_may_everything(own_redis: Ma
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.set("other", "1")
     assert server.keys("*") == {"em:1"}
+    with client_of(server, f"redis://127.0.0.1:{server.port}") as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.ping()
 
 
 def test_a_server_with_tls_is_known_by_its_certificate(own_redis: Make) -> None:
