@@ -22,6 +22,7 @@ from .checks import (
     plugin_directory,
     plugins_section,
     server_problems,
+    store_problems,
 )
 from .config import Config, ServerConfig
 from .document import Document, Problem, read_document
@@ -114,7 +115,9 @@ def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
     problems = [*own_problems(document), *disabled_problems(document, plugins), *enabling.problems()]
-    if problems := problems or [*auth_problems(document, plugins), *server_problems(document)]:
+    if not problems:  # what a section means, where all of them are what they must be
+        problems = [*auth_problems(document, plugins), *server_problems(document), *store_problems(document)]
+    if problems:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
     return Settings(config, plugins, enabling.catalog(config), file, content, environ)
