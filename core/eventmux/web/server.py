@@ -37,13 +37,17 @@ class Server(uvicorn.Server):
     All within `drain_delay` and `grace`, and with exit code 0. A second signal ends at once.
 
     `owns_process`: whether it may end the process where a generator, or one that blocks the loop, would not let it.
+    `on_start`: called once it serves.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, *, owns_process: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, *, owns_process: bool, on_start: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
         self._hub = service.hub
         self._service = service
         self._owns_process = owns_process
+        self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -80,6 +84,8 @@ class Server(uvicorn.Server):
             )
             self.servers.append(server)
         self.started = True
+        if self._on_start:
+            self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signal calls it
         if self.force_exit:
@@ -177,8 +183,12 @@ def _without_cancelled_requests() -> Generator[None, None, None]:
         logger.removeFilter(is_other)
 
 
-def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = False) -> Server:
-    """`owns_process`: whether the server may end the process where a generator would not let it."""
+def make_server(
+    app: FastAPI, config: ServerConfig, *, owns_process: bool = False, on_start: Callable[[], None] | None = None
+) -> Server:
+    """`owns_process`: whether the server may end the process where a generator would not let it. `on_start`: called
+    once it serves.
+    """
     app.state.is_drained = True  # by the server; nobody needs to find out that it ends
     context = context_of(config.tls, http2=config.http2) if config.tls else None
     return Server(
@@ -194,4 +204,5 @@ def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = Fals
         ),
         app.state.service,
         owns_process=owns_process,
+        on_start=on_start,
     )
