@@ -9,6 +9,10 @@ import shutil
 import pytest
 
 import portable
+from redis_cluster import own_cluster
+from redis_server import each_redis, own_redis, redis_server, shared_redis
+
+__all__ = ["each_redis", "own_cluster", "own_redis", "redis_server", "shared_redis"]
 
 NOT_PORTABLE = {
     "test_config",  # about what the defaults are,
