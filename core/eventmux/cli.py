@@ -114,9 +114,8 @@ def serve(
     shown = overview(settings, f"{scheme}://{authority(*listener.getsockname()[:2])}")
     if not (inherited and worker):
         click.echo(shown)
-    serving = make_server(
-        app, server, owns_process=True, on_start=partial(inherited.say, shown) if inherited and worker else None
-    )
+    say = partial(inherited.say, shown) if inherited and worker else None
+    serving = make_server(app, server, owns_process=True, is_shared=worker is not None, on_start=say)
     if inherited:
         inherited.is_ending = lambda: serving.should_exit
     serving.run(sockets=[listener])
