@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import redis
 
 from certificates import make_certificate
 from distributions import HEAD, on_path, source_text, write_distribution
 from eventmux.app import create_app
+from eventmux.config import StoreConfig
 from eventmux.errors import ConfigError, UnavailableError
 from eventmux.policy import Bounds
 from eventmux.settings import Settings, load_installed, load_settings
@@ -325,7 +328,24 @@ CLOCK = "sources: {clock: {}}\n"
         ("server: {grace: .nan}", "1:17: server.grace: Input should be a finite number"),
         ("server: 8000", "1:9: server: a mapping is expected: {key: value}"),
         ("server: {port: }", "1:16: server.port: is empty: give it a value, or leave the key out"),
-        ("store: disk", "1:8: store: Input should be 'memory'"),
+        ("store: disk", "1:8: store: 'memory', a URL (redis://host:6379/0, rediss://host:6380/0 (TLS) or unix:///"),
+        ("store: 5", "1:8: store: 'memory', a URL (redis://"),
+        ("store: ", "1:7: store: is empty: give it a value, or leave the key out"),
+        ("store: {}", "1:8: store.url: Field required"),
+        ("store: {url: memory}", "1:14: store.url: the URL of a Redis is expected: redis://"),
+        ("store: {url: 'redis://h', prefx: a}", "1:27: store.prefx: unknown key: did you mean 'prefix'?"),
+        ("store: {url: 'redis://h', prefix: '{a}'}", "1:35: store.prefix: letters, digits, and the signs _ . : -"),
+        ("store: {url: 'redis://h', prefix: ''}", "1:35: store.prefix: letters, digits, and the signs _ . : -"),
+        (f"store: {{url: 'redis://h', prefix: {'x' * 65}}}", "1:35: store.prefix: String should have at most 64 char"),
+        ("store: {url: 'redis://h', lease: 0.4}", "1:34: store.lease: Input should be greater than or equal to 0.5"),
+        ("store: {url: 'redis://h', lease: 301}", "1:34: store.lease: Input should be less than or equal to 300"),
+        ("store: {url: 'redis://h', lease: .nan}", "1:34: store.lease: Input should be a finite number"),
+        ("store: {url: 'redis://h', shards: 0}", "1:35: store.shards: Input should be greater than or equal to 1"),
+        ("store: {url: 'redis://h', shards: 1025}", "1:35: store.shards: Input should be less than or equal to 1024"),
+        ("store: {url: 'redis://h', keep: 0.9}", "1:33: store.keep: Input should be greater than or equal to 1"),
+        ("store: {url: 'redis://h', keep: .inf}", "1:33: store.keep: Input should be a finite number"),
+        ("store: {url: 'redis://h', timeout: 0}", "1:36: store.timeout: Input should be greater than 0"),
+        ("store: {url: 'redis://h', timeout: 61}", "1:36: store.timeout: Input should be less than or equal to 60"),
         ("plugins: {dir: gone}", "1:16: plugins.dir: there is no directory gone"),
         (f"plugins: {{dir: {'x' * 300}}}", "1:16: plugins.dir: there is no directory xxx"),
         ("plugins: {dir: 5}", "1:16: plugins.dir: "),
@@ -371,6 +391,99 @@ def test_a_fault_is_told_with_its_line_and_column_and_what_is_allowed(problems: 
     assert problem.startswith(f"plugins.yaml:{expected}")
     if expected.endswith("?"):
         assert problem == f"plugins.yaml:{expected}"
+
+
+# The store
+
+URLS = [
+    ("redis://host", "redis://host:6379/0"),
+    ("redis://:PASS@host:6380/3", "redis://host:6380/3"),
+    ("redis://user:PASS@host/?db=1", "redis://host:6379/1"),
+    ("redis://user:PASS%2F%40@[::1]:6379", "redis://[::1]:6379/0"),
+    ("rediss://host?ssl_cert_reqs=required&password=PASS", "rediss://host:6379/0"),
+    ("unix:///run/redis.sock", "unix:///run/redis.sock?db=0"),
+    ("unix://user:PASS@/run/redis.sock?db=2", "unix:///run/redis.sock?db=2"),
+]
+
+
+@pytest.mark.parametrize(("url", "shown"), URLS)
+@pytest.mark.parametrize("form", ["store: '{}'", "store: {{url: '{}'}}"])
+def test_a_store_is_a_url_or_a_mapping_that_never_shows_its_password(
+    load: Load, form: str, url: str, shown: str
+) -> None:
+    config = load(form.format(url)).config
+    assert isinstance(config.store, StoreConfig)
+    assert (config.store.url.get_secret_value(), config.store.shown_url) == (url, shown)
+    assert "PASS" not in f"{config!r} {config} {config.model_dump_json()} {shown}"
+    told = redis.ConnectionPool.from_url(url).connection_kwargs  # it reads the same in it
+    assert str(told.get("db", 0)) in shown
+    assert str(told.get("host", told.get("path"))) in shown
+
+
+def test_the_keys_of_a_store_have_defaults_and_are_read(load: Load) -> None:
+    written: dict[str, Any] = {
+        "prefix": ("eventmux", "a_B.c:-9"),
+        "lease": (10.0, 0.5),
+        "shards": (1, 1024),
+        "keep": (3600.0, 1.0),
+        "timeout": (2.0, 60.0),
+    }
+    assert load("").config.store == "memory"
+    for place, given in enumerate(({}, {key: value[1] for key, value in written.items()})):
+        store = load(json.dumps({"store": {"url": "redis://host", **given}})).config.store
+        assert isinstance(store, StoreConfig)
+        assert store.model_dump(exclude={"url"}) == {key: value[place] for key, value in written.items()}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://:PASS@host", "'memory', a URL (redis://host:6379/0, rediss://"),
+        ("redis:PASS", "'memory', a URL (redis://host:6379/0"),
+        ("redis://", "there is no host: redis://host:6379/0"),
+        ("redis://:PASS@", "there is no host: "),
+        ("redis://:PASS@:6379", "there is no host: "),
+        ("redis://host:0", "the port is a number from 1 to 65535"),
+        ("redis://host:65536", "the port is a number from 1 to 65535"),
+        ("redis://host:", "the port is a number from 1 to 65535"),
+        ("redis://:PASS/WORD@host", "the port is a number from 1 to 65535; in a user or a password write / as %2F"),
+        ("redis://:PASS#WORD@host", "a '#' ends the URL: in a user or a password write / as %2F"),
+        ("redis://[PASS", "this is no URL: redis://host:6379/0"),
+        ("redis://host/PASS", "behind the host only the number of a database is allowed, like /0"),
+        ("redis://host/1/2", "behind the host only the number of a database is allowed, like /0"),
+        ("redis://host?db=PASS", "db: the number of a database is expected, like ?db=0"),
+        ("redis://host?db=", "db: the number of a database is expected, like ?db=0"),
+        ("redis://host?PASS=1", "behind the '?' only these are allowed: client_name, db, password, username"),
+        ("redis://host?ssl_cert_reqs=none", "behind the '?' only these are allowed: client_name, db, password"),
+        ("redis://:PASS WORD@host", "a URL has no blanks and no line ends"),
+        ("unix://run/redis.sock", "the path of a socket begins with a third slash: unix:///run/redis.sock"),
+        ("unix:///", "the path of a socket is expected: unix:///run/redis.sock"),
+    ],
+)
+def test_what_is_wrong_with_the_url_of_a_store_is_told_and_the_url_is_not(
+    problems: Any, url: str, expected: str
+) -> None:
+    (problem,) = problems(f"store: {json.dumps(url)}")
+    assert problem.startswith(f"plugins.yaml:1:8: store: {expected}")
+    assert "PASS" not in problem
+    (problem,) = problems('store:\n  url: "${REDIS}"', REDIS=url)
+    assert problem.startswith("plugins.yaml:2:8: store.url: ")
+    assert "PASS" not in problem
+
+
+def test_a_password_that_is_not_set_is_told_once(problems: Any) -> None:
+    (problem,) = problems('store: {url: "redis://:${REDIS_PASSWORD}@host", lease: 1}')
+    assert problem.startswith("plugins.yaml:1:14: store.url: the environment variable REDIS_PASSWORD is not set")
+
+
+def test_a_store_for_which_redis_is_not_installed_says_what_to_install(
+    load: Load, problems: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "redis", None)  # which is how import takes a module for missing
+    load("store: memory")
+    assert problems("store: redis://host") == [
+        "plugins.yaml:1:8: store: redis is not installed: pip install 'eventmux[redis]'"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from eventmux.config import (
     PluginsConfig,
     ServerConfig,
     SourceConfig,
+    StoreConfig,
     TlsConfig,
     TokenConfig,
 )
@@ -55,6 +56,7 @@ MODELS = [
     TokenConfig,
     JwtConfig,
     PluginsConfig,
+    StoreConfig,
     Step,
 ]
 
@@ -185,6 +187,7 @@ def test_every_key_of_the_configuration_is_documented(model: type[BaseModel]) ->
         (CorsConfig, "cors"),
         (AuthConfig, "auth"),
         (JwtConfig, "auth"),
+        (StoreConfig, "store"),
     ],
 )
 def test_every_default_that_is_documented_is_the_default(model: type[BaseModel], section: str) -> None:

@@ -539,6 +539,20 @@ def test_settings_of_delivery_are_applied_to_open_streams_and_those_that_need_a_
     assert f"{home.file}: server.port, server.grace: not applied before the service is started again" in caplog.messages
 
 
+@pytest.mark.parametrize("form", ["redis://:secret@host", "{url: 'redis://:secret@host', lease: 3}"])
+def test_another_store_waits_for_the_next_start_and_is_named(
+    home: Home, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    home.plugin("one")
+    with home.serving("one: {}") as service, service.open("/sse/one") as stream:
+        home.write("one: {}", rest=f"store: {form}\nserver: {{port: 1}}")
+        wait_until(lambda: configuration(service)["needs_restart"] == ["server.port", "store"], "both to be named")
+        assert_gapless(stream.take(20))
+        home.write("one: {}", rest="store: memory")
+        wait_until(lambda: configuration(service)["needs_restart"] == [], "the change to be taken back")
+    assert "secret" not in caplog.text
+
+
 def test_limits_are_applied(home: Home) -> None:
     home.plugin("one")
     with home.serving("one: {}") as service, service.open("/sse/one") as stream:

@@ -58,6 +58,9 @@ def test_the_shipped_file_is_accepted(faults: Any) -> None:
         "plugins: {disabled: ['eventmux:clock'], dir: null}",
         "plugins: {dir: ./local}",
         "store: memory",
+        "store: redis://host",
+        "store: unix:///run/redis.sock?db=1",
+        "store: {url: 'rediss://user:pass@host:6380/1', prefix: em, lease: 0.5, shards: 1024, keep: 1, timeout: 0.1}",
     ],
 )
 def test_what_the_service_accepts_is_accepted(faults: Any, text: str) -> None:
@@ -74,6 +77,8 @@ def test_what_the_service_accepts_is_accepted(faults: Any, text: str) -> None:
         'server: {port: "${PORT:-8000}", heartbeat: "${HEARTBEAT}"}',
         'plugins: {disabled: ["${OFF}"], dir: "${DIR}"}',
         'store: "${STORE}"',
+        'store: {url: "${REDIS}", prefix: "${PREFIX}", lease: "${LEASE}", shards: "${N}"}',
+        'store: "redis://:${PASSWORD}@host"',
     ],
 )
 def test_a_variable_may_stand_for_a_value_of_any_type(faults: Any, text: str) -> None:
@@ -113,6 +118,11 @@ def test_a_variable_may_stand_for_a_value_of_any_type(faults: Any, text: str) ->
         ("server: ", "$.server"),
         ("plugins: {disable: []}", "$.plugins"),
         ("store: disk", "$.store"),
+        ("store: http://host", "$.store"),
+        ("store: {}", "$.store"),
+        ("store: {url: memory}", "$.store"),
+        ("store: {url: 'redis://host', leas: 1}", "$.store"),
+        ("store: {url: 'redis://host', shards: 0}", "$.store"),
     ],
 )
 def test_what_the_service_refuses_is_refused_at_its_place(faults: Any, text: str, place: str) -> None:

@@ -23,6 +23,7 @@ from .web.credentials import TicketFilter
 from .web.gate import Gate
 from .web.outlet import Delivery
 from .web.routes import Routes
+from .web.siblings import Siblings
 from .web.streams import Streams
 from .web.visits import Visits
 
@@ -30,33 +31,37 @@ if TYPE_CHECKING:
     from fastapi import params
     from starlette.types import Lifespan
 
+    from .worker import Worker
+
 log = logging.getLogger("eventmux")
 
 
-def create_app(settings: Settings | None = None, dependencies: Sequence[params.Depends] = ()) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, dependencies: Sequence[params.Depends] = (), *, worker: Worker | None = None
+) -> FastAPI:
     """The service as an ASGI application, from ./plugins.yaml if nothing is given.
 
     `dependencies`: FastAPI's, of every stream; one that raises an HTTPException refuses it, and with one that
-    yields, which is held for as long as the stream, the portable way is taken. `app.state.hub` is its hub,
-    for who runs the server. Raises ConfigError.
+    yields, which is held for as long as the stream, the portable way is taken. `worker`: which of several processes
+    it is for. `app.state.hub` is its hub, for who runs the server. Raises ConfigError.
     """
     settings = settings or _from_file()
     service = Service(settings)
     meter = service.hub.meter
     delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits, service.hub)
-    guard, gate = Guard(settings), Gate(settings.config)
+    guard, gate, siblings = Guard(settings), Gate(settings.config), Siblings(worker)
     guard.on_change = visits.review
     app = FastAPI(
         title="eventmux",
         version=version("eventmux"),
         description="Event sources as Server-Sent Events, one by one or merged.",
-        lifespan=_lifespan(service, delivery, guard),
+        lifespan=_lifespan(service, delivery, guard, siblings),
     )
     app.state.service = service
     app.state.hub, app.state.visits, app.state.guard, app.state.gate = service.hub, visits, guard, gate
-    app.include_router(status.router(service, guard))
+    app.include_router(status.router(service, guard, siblings))
     app.include_router(catalog.router(service, guard))
-    app.include_router(metrics.router(service.hub, guard))
+    app.include_router(metrics.router(service.hub, guard, siblings))
     app.include_router(auth.router(guard))
     app.include_router(dashboard.router(guard))
     for part in (delivery, visits, guard, gate, Routes(app, Streams(service, delivery, visits, guard), dependencies)):
@@ -76,7 +81,7 @@ def _from_file() -> Settings:
     return settings
 
 
-def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[FastAPI]:
+def _lifespan(service: Service, delivery: Delivery, guard: Guard, siblings: Siblings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server = service.settings.config.server
@@ -89,7 +94,7 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard) -> Lifespan[Fa
         watchdog = Watchdog(server.stall, service, service.hub.meter)
         watchdog.start()
         try:
-            async with Reload(service).running():
+            async with siblings.listening(), Reload(service).running():
                 yield
         finally:
             if watch:

@@ -38,8 +38,9 @@ def own_problems(document: Document) -> Iterator[Problem]:
         Config.model_validate(document.value)
     except ValidationError as invalid:
         for fault in invalid.errors(include_url=False, include_context=False):
-            if not any(_is_part(fault["loc"], unset) for unset in document.unset):  # else the variable is the fault
-                yield document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
+            problem = document.problem(fault["loc"], _message(fault), key=fault["type"] == "extra_forbidden")
+            if not any(_is_part(problem.loc, unset) for unset in document.unset):  # else the variable is the fault
+                yield problem
 
 
 def auth_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:
@@ -90,8 +91,10 @@ def _model_at(annotation: Any, loc: Loc) -> type[BaseModel] | None:
     args = get_args(annotation)
     if get_origin(annotation) in (dict, list):
         return _model_at(args[-1], loc[1:]) if loc else None
-    kinds = args[:1] if get_origin(annotation) is Annotated else args
-    return next(filter(None, (_model_at(kind, loc) for kind in kinds)), None)
+    if get_origin(annotation) is Annotated:
+        return _model_at(args[0], loc)
+    # Pydantic's place may have the tag of a union, which the file has not.
+    return next(filter(None, (_model_at(kind, rest) for rest in (loc, loc[1:]) for kind in args)), None)
 
 
 def server_problems(document: Document) -> Iterator[Problem]:
@@ -105,6 +108,12 @@ def server_problems(document: Document) -> Iterator[Problem]:
             context_of(server.tls)
         except TlsError as error:
             yield document.problem(("server", "tls", error.key), str(error))
+
+
+def store_problems(document: Document) -> Iterator[Problem]:
+    """What a store that is valid in itself lacks on this machine."""
+    if document.value.get("store", "memory") != "memory" and importlib.util.find_spec("redis") is None:
+        yield document.problem(("store",), "redis is not installed: pip install 'eventmux[redis]'")
 
 
 def disabled_problems(document: Document, plugins: Plugins) -> Iterator[Problem]:

@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from . import logs
-from .errors import ConfigError
+from .child import take_inheritance
+from .errors import ConfigError, NoDirectoryError
 from .overview import authority, count, faults_of, overview, plugin_row, some, source_rows, table
 from .schema import config_schema
 from .settings import DEFAULT_FILE, Settings, load_installed, load_outline, load_settings
 
 if TYPE_CHECKING:
-    from .config import ServerConfig
+    from .config import Config, ServerConfig
 
 T = TypeVar("T")
+
+MAX_WORKERS = 256
 
 config_option = click.option(
     "--config",
@@ -52,7 +55,7 @@ def main(*, verbose: bool) -> None:
 @config_option
 @click.option("--host", help="The address to listen on; default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Default 8000; 0 takes a free one.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1, MAX_WORKERS), default=1, show_default=True, help="Processes.")
 @click.option("--strict", is_flag=True, help="Refuse to start with a broken plugin or an unavailable source.")
 @click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback without authentication.")
 @click.option("--reload", is_flag=True, help="Start again when the code of a plugin changes.")
@@ -77,13 +80,16 @@ def serve(
     """Serve the enabled sources."""
     from .web.sockets import end_at_once_on_signals, ignore_hangup, raise_open_files
 
-    logs.configure(log_format)
-    logging.captureWarnings(capture=True)
     end_at_once_on_signals()
+    inherited = take_inheritance()
+    worker = inherited.worker if inherited else None
+    logs.configure(log_format, worker.number if worker else None)
+    logging.captureWarnings(capture=True)
     if reload and workers > 1:
         _fail(f"--reload --workers {workers}: one process is started again: leave one of the two out")
     given: dict[str, Any] = {key: value for key, value in {"host": host, "port": port}.items() if value is not None}
-    inherited = _inherited_or_parent(config, given) if reload else None
+    if not inherited and (reload or workers > 1):
+        _be_parent(config, given, workers)
     # Here and not above: with FastAPI and uvicorn every other command would take twice as long.
     from .app import create_app
     from .web.server import make_server
@@ -93,21 +99,26 @@ def serve(
         given.update(drain_delay=0.0, spread=0.0)
     settings = settings.with_server(given)
     server = settings.config.server
-    if workers > 1:
-        _fail(f"--workers {workers}: with store: memory, streams live in one process: leave --workers out")
     if strict and (faults := faults_of(settings)):
         _fail("--strict: not started, because of", *faults)
     if not insecure and not settings.is_guarded and not _is_loopback(server.host):
         _fail(_open_to_all(server.host))
     limits = settings.config.limits
-    raise_open_files(limits.streams if "streams" in limits.model_fields_set else None)
-    app = create_app(settings)
+    is_told = worker is None or worker.number == 0  # once is enough
+    raise_open_files(limits.streams if is_told and "streams" in limits.model_fields_set else None)
+    app = create_app(settings, worker=worker)
     if not insecure:
         app.state.service.add(partial(_stay_guarded, server.host))
-    listener = _bind(server) if inherited is None else socket.socket(fileno=inherited)
+    listener = socket.socket(fileno=inherited.listener) if inherited else _bind(server)
     scheme = "https" if server.tls else "http"
-    click.echo(overview(settings, f"{scheme}://{authority(*listener.getsockname()[:2])}"))
-    make_server(app, server, owns_process=True).run(sockets=[listener])
+    shown = overview(settings, f"{scheme}://{authority(*listener.getsockname()[:2])}")
+    if not (inherited and worker):
+        click.echo(shown)
+    say = partial(inherited.say, shown) if inherited and worker else None
+    serving = make_server(app, server, owns_process=True, is_shared=worker is not None, on_start=say)
+    if inherited:
+        inherited.is_ending = lambda: serving.should_exit
+    serving.run(sockets=[listener])
     ignore_hangup()
 
 
@@ -134,17 +145,43 @@ def _bind(server: ServerConfig) -> socket.socket:
         _fail(f"cannot listen on {authority(server.host, server.port)}: {_why_not_bound(error)}")
 
 
-def _inherited_or_parent(config: Path | None, given: dict[str, Any]) -> int:
-    """In the child of `--reload`, the descriptor of its socket. Elsewhere this is the parent, which does not return."""
-    from .supervisor import Supervisor, take_listener
-
-    if (inherited := take_listener()) is not None:
-        return inherited
-    server, directory = _read(load_outline, config)
-    server = server.model_copy(update=given)
+def _be_parent(config: Path | None, given: dict[str, Any], workers: int) -> NoReturn:
+    """Of the processes that serve, which are the same command again. This one only holds the socket."""
+    outline, directory = _outline(config)
+    if workers > 1 and outline.store == "memory":
+        _fail(
+            f"--workers {workers}: with store: memory, each process would have streams of its own: say in plugins.yaml "
+            "store: redis://host:6379/0, or leave --workers out"
+        )
+    server = outline.server.model_copy(update=given)
     listener = _bind(server)
+    if workers > 1:
+        from .workers import Workers
+
+        try:
+            sys.exit(Workers(listener, workers, partial(_time_to_end, config, server), click.echo).run())
+        except NoDirectoryError as error:
+            _fail(str(error))
+    from .supervisor import Supervisor
+
     Supervisor(listener, config or DEFAULT_FILE, directory, server.grace).run()
     sys.exit()
+
+
+def _outline(config: Path | None) -> tuple[Config, Path | None]:
+    try:
+        return load_outline(config)
+    except ConfigError:
+        _read(load_settings, config)  # which says whatever else is wrong, too
+        return _read(load_outline, config)
+
+
+def _time_to_end(config: Path | None, server: ServerConfig) -> float:
+    """Seconds. `drain_delay` may have changed since the start."""
+    with contextlib.suppress(ConfigError):
+        now = load_outline(config)[0].server
+        return max(server.drain_delay, now.drain_delay) + server.grace
+    return server.drain_delay + server.grace
 
 
 @main.command()

@@ -7,22 +7,35 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    model_validator,
+)
 
 from .access import MAX_PATTERN, MAX_PATTERNS, PATTERN
 from .catalog import MAX_SOURCES
 from .operators import Step
 from .policy import Bounds, Limits, Policy, Restart
+from .redis_url import LIKE, SCHEMES, check_redis_url, is_redis, without_credentials
 from .source import MAX_NAME, NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$", max_length=MAX_NAME)]
 ORIGIN = r"^(\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+)$"
 HOST = r"^(\*|(\*\.)?[^*/\s]+)$"
 NAMES = rf"^{PATTERN.pattern}$"
+PREFIX = r"^[A-Za-z0-9_.:-]+$"  # it stands in a hash tag, {prefix:0}
 # Regular expressions are for programs: this is what an operator is told.
 EXPECTED = {
     ORIGIN: "an origin is expected, like https://app.example.com, with no path and no slash at its end, or '*'",
     HOST: "the name of a host is expected, like app.example.com or *.example.com, or '*'",
+    PREFIX: "letters, digits, and the signs _ . : - are expected",
     NAMES: "a name or a pattern of names is expected, like price-*, of a-z, 0-9, -, * and ?",
 }
 _DEFAULT_PORT = re.compile(r"http://.*:80|https://.*:443")
@@ -232,6 +245,56 @@ class PluginsConfig(Section):
     dir: Annotated[Path | None, Field(description="Every .py file here is a plugin; relative to this file.")] = None
 
 
+def _redis(url: SecretStr) -> SecretStr:
+    check_redis_url(url.get_secret_value())
+    return url
+
+
+class StoreConfig(Section):
+    """Where histories live that outlast the process: a Redis or Valkey. Seconds, but for `shards`."""
+
+    url: Annotated[
+        SecretStr,
+        AfterValidator(_redis),
+        Field(description=f"Like {LIKE}.", json_schema_extra={"pattern": f"^({'|'.join(SCHEMES)})://"}),
+    ]
+    prefix: Annotated[str, Field(pattern=PREFIX, max_length=64, description="Of all keys.")] = "eventmux"
+    lease: Annotated[
+        float,
+        Field(ge=0.5, le=300, allow_inf_nan=False, description="After which the right to run a shared source expires."),
+    ] = 10.0
+    shards: Annotated[
+        int, Field(ge=1, le=1_024, description="Hash tags that channels are spread over; equal on all replicas.")
+    ] = 1
+    keep: Annotated[
+        float,
+        Field(ge=1, le=31_536_000, allow_inf_nan=False, description="That the log of a source without readers stays."),
+    ] = 3_600.0
+    timeout: Annotated[float, Field(gt=0, le=60, allow_inf_nan=False, description="For an answer of Redis.")] = 2.0
+
+    @property
+    def shown_url(self) -> str:
+        """Without user and password."""
+        return without_credentials(self.url.get_secret_value())
+
+
+def _store(value: Any) -> Any:
+    """A URL is the mapping that has no other key."""
+    if isinstance(value, dict | StoreConfig) or value == "memory":
+        return value
+    if isinstance(value, str) and is_redis(value):
+        return {"url": value}
+    raise ValueError(f"'memory', a URL ({LIKE}) or a mapping with a url is expected")
+
+
+RedisUrl = Annotated[str, Field(pattern=f"^({'|'.join(SCHEMES)})://")]
+Store = Annotated[
+    Annotated[StoreConfig, Tag("redis")] | Annotated[Literal["memory"], Tag("memory")],
+    Discriminator(lambda value: "memory" if value == "memory" else "redis"),
+    BeforeValidator(_store, json_schema_input_type=StoreConfig | Literal["memory"] | RedisUrl),
+]
+
+
 class Config(Section):
     """The whole of plugins.yaml."""
 
@@ -248,4 +311,4 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     cors: CorsConfig = CorsConfig()
     auth: AuthConfig | None = None
-    store: Literal["memory"] = "memory"
+    store: Annotated[Store, Field(description="Where histories live: `memory`, or a Redis.")] = "memory"

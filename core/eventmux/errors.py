@@ -56,6 +56,10 @@ class ConfigError(EventmuxError):
         super().__init__("\n".join(self.problems))
 
 
+class NoDirectoryError(EventmuxError):
+    """There is no place for the sockets by which workers ask each other."""
+
+
 class UnknownSourceError(EventmuxError):
     """A request names a source or stream that is not enabled."""
 

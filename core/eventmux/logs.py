@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -52,14 +53,27 @@ class JsonFormatter(logging.Formatter):
 FORMATTERS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}
 
 
-def configure(kind: Kind = "text") -> None:
-    """Write the log of the process to standard error. Where somebody has said how, only a kind of ours is changed."""
+def configure(kind: Kind = "text", worker: int | None = None) -> None:
+    """Write the log of the process to standard error. Where somebody has said how, only a kind of ours is changed.
+
+    `worker`: which of several processes this is, as a field of each line.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATTERS[kind]())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for one in logging.getLogger().handlers:
         if isinstance(one.formatter, (TextFormatter, JsonFormatter)):
             one.setFormatter(FORMATTERS[kind]())
+            if worker is not None:
+                one.addFilter(_of_worker(worker))
+
+
+def _of_worker(number: int) -> Callable[[logging.LogRecord], bool]:
+    def say(record: logging.LogRecord) -> bool:
+        record.worker = number
+        return True
+
+    return say
 
 
 def printable(text: str) -> str:

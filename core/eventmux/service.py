@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel
 
 from .hub import Hub
 from .settings import reload_settings
@@ -14,21 +17,24 @@ if TYPE_CHECKING:
     from .catalog import Catalog
     from .settings import Settings
 
+M = TypeVar("M", bound=BaseModel)
+
 log = logging.getLogger("eventmux.service")
 
 SECTIONS = ("server", "limits", "cors", "auth")  # that are named where they have changed
 MAX_NAMES = 20  # that a line of the log holds
-# Keys of `server` that are read once, at the start.
+# Keys that are read once, at the start.
 FIXED = (
-    "host",
-    "port",
-    "tls",
-    "http2",
-    "direct",
-    "grace",
-    "trusted_proxies",
-    "request_timeout",
-    "stall",
+    "server.host",
+    "server.port",
+    "server.tls",
+    "server.http2",
+    "server.direct",
+    "server.grace",
+    "server.trusted_proxies",
+    "server.request_timeout",
+    "server.stall",
+    "store",
 )
 
 # Makes what is new of settings that are valid, and returns what puts it in place. The first may raise ConfigError, and
@@ -74,10 +80,11 @@ class Service:
     def apply(self, prepared: Prepared) -> None:
         """Serve what was prepared, all of it in one turn of the loop."""
         before, settings = self.settings, prepared.settings
-        old, new = before.config.server, settings.config.server
-        self.pending = tuple(f"server.{key}" for key in FIXED if getattr(old, key) != getattr(new, key))
-        kept = new.model_copy(update={key: getattr(old, key) for key in FIXED})
-        self.settings = replace(settings, config=settings.config.model_copy(update={"server": kept}))
+        old, config = before.config, settings.config
+        self.pending = tuple(key for key in FIXED if attrgetter(key)(old) != attrgetter(key)(config))
+        for key in self.pending:
+            config = _with(config, key, attrgetter(key)(old))
+        self.settings = replace(settings, config=config)
         self.faults = ()
         for commit in prepared.commits:
             commit()
@@ -102,6 +109,12 @@ class Service:
         log.error("%s not applied, all goes on as before", self.settings.file)
         for fault in self.faults:
             log.error("%s", fault)
+
+
+def _with(model: M, key: str, value: Any) -> M:
+    """The model with another value at a key, which may lead into its sections: `server.port`."""
+    name, _, rest = key.partition(".")
+    return model.model_copy(update={name: _with(getattr(model, name), rest, value) if rest else value})
 
 
 def _difference(before: Catalog, after: Catalog) -> str:

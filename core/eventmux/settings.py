@@ -22,8 +22,9 @@ from .checks import (
     plugin_directory,
     plugins_section,
     server_problems,
+    store_problems,
 )
-from .config import Config, ServerConfig
+from .config import Config
 from .document import Document, Problem, read_document
 from .enabling import Enabling
 from .errors import ConfigError
@@ -114,7 +115,9 @@ def _load(path: Path | None, environ: Mapping[str, str], before: Plugins | None)
     document = _with_bundled(document, plugins)
     enabling = Enabling(document, plugins)
     problems = [*own_problems(document), *disabled_problems(document, plugins), *enabling.problems()]
-    if problems := problems or [*auth_problems(document, plugins), *server_problems(document)]:
+    if not problems:  # what a section means, where all of them are what they must be
+        problems = [*auth_problems(document, plugins), *server_problems(document), *store_problems(document)]
+    if problems:
         raise ConfigError(_report(document, problems, given))
     config = _typed(document)
     return Settings(config, plugins, enabling.catalog(config), file, content, environ)
@@ -132,16 +135,17 @@ def load_installed(path: Path | None = None, environ: Mapping[str, str] = os.env
     return _plugins(document)
 
 
-def load_outline(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[ServerConfig, Path | None]:
-    """The server's section and the directory of plugins, without a look at any plugin. Raises ConfigError for what is
-    wrong with these two.
+def load_outline(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> tuple[Config, Path | None]:
+    """The sections `server`, `plugins` and `store`, and the directory of plugins, without a look at any plugin. Raises
+    ConfigError for what is wrong with these.
     """
     given = _Environment(environ)
     document, _ = _read(path, given)
-    if problems := [p for p in own_problems(document) if p.loc[:1] in ((), ("plugins",), ("server",))]:
+    names = ("server", "plugins", "store")
+    if problems := [p for p in own_problems(document) if p.loc[:1] in ((), *((name,) for name in names))]:
         raise ConfigError(_report(document, problems, given))
-    sections = {name: document.value[name] for name in ("server", "plugins") if name in document.value}
-    return Config.model_validate(sections).server, plugin_directory(document)
+    sections = {name: document.value[name] for name in names if name in document.value}
+    return Config.model_validate(sections), plugin_directory(document)
 
 
 class _Environment(UserDict[str, str]):

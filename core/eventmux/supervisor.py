@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from watchfiles import Change, DefaultFilter, watch
 
+from .child import MARGIN, Child
 from .registration import GROUP
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
 log = logging.getLogger("eventmux.supervisor")
-
-LISTENER, PARENT = "EVENTMUX_RELOAD_LISTENER", "EVENTMUX_RELOAD_PARENT"  # descriptors that the child inherits
-MARGIN = 3.0  # seconds, beside the grace, after which a child that does not end is killed
 
 
 class Supervisor:
@@ -40,14 +36,13 @@ class Supervisor:
         self._paths = list(_paths(directory, config))
         self._grace = grace
         self._stop = threading.Event()
-        self._child: subprocess.Popen[bytes] | None = None
-        # A child whose parent is no more reads the end of this pipe.
-        self._read_end, self._write_end = os.pipe()
+        self._child: Child | None = None
 
     def run(self) -> None:
         """Until a signal, and until the child has ended."""
         for sig in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sig, self._on_signal)
+        signal.signal(signal.SIGHUP, lambda sig, _: self._end(sig, wait=False))  # the child reads its file again
         log.info("restarts when code changes in %s", ", ".join(map(str, self._paths)))
         changes = watch(
             *self._paths,
@@ -77,7 +72,7 @@ class Supervisor:
 
     @property
     def _is_running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
+        return self._child is not None and self._child.code is None
 
     def _matters(self, change: Change, path: str) -> bool:
         if path == str(self._config):
@@ -89,49 +84,21 @@ class Supervisor:
         self._end(sig, wait=False)
 
     def _start(self) -> None:
-        listener = self._listener.fileno()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited: it would end a child that does not follow it yet
-        self._child = subprocess.Popen(  # noqa: S603 - the command that we are ourselves
-            [sys.executable, *sys.orig_argv[1:]],
-            pass_fds=(listener, self._read_end),
-            env={**os.environ, LISTENER: str(listener), PARENT: str(self._read_end)},
-            process_group=0,  # a terminal's Ctrl-C comes once, from us
-        )
-        signal.signal(signal.SIGHUP, lambda sig, _: self._end(sig, wait=False))  # the child reads its file again
+        self._child = Child("the service", self._listener)
+        os.close(self._child.report)  # it shows itself what there is to show
         if self._stop.is_set():  # a signal has come while there was nobody to hand it on to
             self._end(signal.SIGTERM, wait=False)
 
     def _end(self, sig: int, *, wait: bool = True) -> None:
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(sig)
+        if self._child is not None and self._is_running:
+            self._child.send(sig)
             if wait:
                 self._wait()
 
     def _wait(self) -> None:
-        if self._child is None:
-            return
-        try:
+        if self._child is not None:
             self._child.wait(self._grace + MARGIN)
-        except subprocess.TimeoutExpired:
-            log.warning("the service does not end: killed")
-            self._child.kill()
-            self._child.wait()
-
-
-def take_listener() -> int | None:
-    """In the child: the descriptor of the socket to listen on; None in any other process. Ends the process when its
-    parent is gone.
-    """
-    listener, parent = os.environ.pop(LISTENER, None), os.environ.pop(PARENT, None)
-    if listener is None or parent is None:
-        return None
-
-    def watch_parent(end: int) -> None:
-        os.read(end, 1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch_parent, args=(int(parent),), name="eventmux parent", daemon=True).start()
-    return int(listener)
+            self._child.let_go()
 
 
 def _paths(directory: Path | None, config: Path) -> set[Path]:

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from ..register import Census
 from ..run import State
+from .gathering import WorkersCollector, packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,24 +27,39 @@ if TYPE_CHECKING:
     from ..hub import Hub
     from ..meter import Histogram, Tally
     from .auth import Guard
+    from .siblings import Siblings
 
 NANOSECONDS = 1e9
 STATES = get_args(State)
 
 
-def router(hub: Hub, guard: Guard) -> APIRouter:
+def router(hub: Hub, guard: Guard, siblings: Siblings) -> APIRouter:
     """With a registry of its own: prometheus_client's is the process's, and another app's numbers would be in it."""
     routes = APIRouter(tags=["service"])
     process, system = ProcessCollector(registry=None), PlatformCollector(registry=None)
 
+    async def own(shows: Callable[[str], bool]) -> list[Collector]:
+        return [HubCollector(hub, await hub.census(), shows), process, system]
+
+    async def told() -> bytes:
+        return await run_in_threadpool(packed, await own(_everything))
+
+    siblings.answer("metrics", told)
+
     @routes.get("/metrics", operation_id="metrics", response_class=Response)
     async def read(request: Request) -> Response:
-        """Every metric, in the text format of Prometheus, or as OpenMetrics where `Accept` asks for it."""
+        """Every metric, in the text format of Prometheus, or as OpenMetrics where `Accept` asks for it. Of a service
+        with several workers, those of all of them, each with the label `worker`.
+        """
         principal = await guard.require_principal(request)
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         shows = principal.may_read if guard.hides else _everything
+        collectors = await own(shows)
+        if siblings.others:
+            answers = await siblings.ask("metrics")
+            collectors = [WorkersCollector(siblings.number, collectors, siblings.others, answers, shows)]
         registry = CollectorRegistry()
-        for collector in (HubCollector(hub, await hub.census(), shows), process, system):
+        for collector in collectors:
             registry.register(collector)
         # In a thread: some hundred sources are thousands of lines, and /proc lists every connection.
         return Response(await run_in_threadpool(encode, registry), headers={"content-type": media_type})

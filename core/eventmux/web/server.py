@@ -21,6 +21,7 @@ from uvicorn.config import STARTUP_FAILURE
 from ..config import ServerConfig
 from ..service import Service
 from ..tls import context_of
+from .acceptor import Acceptor
 from .protocol import protocol_of
 from .sockets import bind, guard
 
@@ -37,13 +38,24 @@ class Server(uvicorn.Server):
     All within `drain_delay` and `grace`, and with exit code 0. A second signal ends at once.
 
     `owns_process`: whether it may end the process where a generator, or one that blocks the loop, would not let it.
+    `is_shared`: whether other processes accept from its socket, too. `on_start`: called once it serves.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, *, owns_process: bool) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        *,
+        owns_process: bool,
+        is_shared: bool,
+        on_start: Callable[[], None] | None,
+    ) -> None:
         super().__init__(config)
         self._hub = service.hub
         self._service = service
         self._owns_process = owns_process
+        self._is_shared = is_shared
+        self._on_start = on_start
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -73,13 +85,17 @@ class Server(uvicorn.Server):
             "ssl_shutdown_timeout": min(5.0, settings.grace),
         }
         self.servers = []
+        loop = asyncio.get_running_loop()
+        tls = {"ssl": config.ssl, **bounds} if config.ssl else {}
         for sock in sockets:
             guard(sock, settings)
-            server = await asyncio.get_running_loop().create_server(
-                make, sock=sock, ssl=config.ssl, backlog=config.backlog, **(bounds if config.ssl else {})
-            )
-            self.servers.append(server)
+            if self._is_shared:
+                self.servers.append(cast("Any", Acceptor(loop, sock, make, tls)))
+            else:
+                self.servers.append(await loop.create_server(make, sock=sock, backlog=config.backlog, **tls))
         self.started = True
+        if self._on_start:
+            self._on_start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signal calls it
         if self.force_exit:
@@ -177,8 +193,17 @@ def _without_cancelled_requests() -> Generator[None, None, None]:
         logger.removeFilter(is_other)
 
 
-def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = False) -> Server:
-    """`owns_process`: whether the server may end the process where a generator would not let it."""
+def make_server(
+    app: FastAPI,
+    config: ServerConfig,
+    *,
+    owns_process: bool = False,
+    is_shared: bool = False,
+    on_start: Callable[[], None] | None = None,
+) -> Server:
+    """`owns_process`: whether the server may end the process where a generator would not let it. `is_shared`: whether
+    other processes accept from its socket, too. `on_start`: called once it serves.
+    """
     app.state.is_drained = True  # by the server; nobody needs to find out that it ends
     context = context_of(config.tls, http2=config.http2) if config.tls else None
     return Server(
@@ -194,4 +219,6 @@ def make_server(app: FastAPI, config: ServerConfig, *, owns_process: bool = Fals
         ),
         app.state.service,
         owns_process=owns_process,
+        is_shared=is_shared,
+        on_start=on_start,
     )

@@ -10,10 +10,27 @@ from fastapi.responses import JSONResponse
 if TYPE_CHECKING:
     from ..service import Service
     from .auth import Guard
+    from .siblings import Siblings
+
+READY = "ready"
 
 
-def router(service: Service, guard: Guard) -> APIRouter:
+def router(service: Service, guard: Guard, siblings: Siblings) -> APIRouter:
     routes = APIRouter(tags=["service"])
+
+    def own() -> str:
+        return "draining" if service.hub.is_draining else READY
+
+    async def told() -> bytes:
+        return own().encode()
+
+    siblings.answer("status", told)
+
+    async def statuses() -> dict[int, str]:
+        """Of all workers, in their order. One that does not answer starts, has ended or stands still."""
+        answers = await siblings.ask("status")
+        found = {number: answers.get(number, b"unreachable").decode() for number in siblings.others}
+        return dict(sorted({**found, siblings.number: own()}.items()))
 
     @routes.get("/healthz", operation_id="healthz")
     async def healthz() -> dict[str, str]:
@@ -22,10 +39,12 @@ def router(service: Service, guard: Guard) -> APIRouter:
 
     @routes.get("/readyz", operation_id="readyz")
     async def readyz(request: Request) -> JSONResponse:
-        """Whether new streams are welcome (200, or 503 while the service drains), the state of every source with its
-        reason, and what is wrong with plugins and with the configuration's file. A source that is unavailable does not
-        make the service unready, and neither does a file that cannot be applied: what held before still does.
+        """Whether new streams are welcome (200, or 503 while the service drains or a worker of it does not answer), the
+        state of every source with its reason, and what is wrong with plugins and with the configuration's file. A
+        source that is unavailable does not make the service unready, and neither does a file that cannot be applied:
+        what held before still does.
         """
+        workers = await statuses()
         hub, settings = service.hub, service.settings
         shown, faulty, faults = settings.catalog, settings.plugins.broken, service.faults
         if guard.hides:
@@ -33,7 +52,7 @@ def router(service: Service, guard: Guard) -> APIRouter:
             if shown.sources != settings.catalog.sources:
                 faulty, faults = [], ()  # an error's text may name any source
         body: dict[str, Any] = {
-            "status": "draining" if hub.is_draining else "ready",
+            "status": next((status for status in workers.values() if status != READY), READY),
             "sources": {
                 name: {key: value for key, value in hub.health(enabled)._asdict().items() if value is not None}
                 for name, enabled in shown.sources.items()
@@ -49,6 +68,8 @@ def router(service: Service, guard: Guard) -> APIRouter:
                 "needs_restart": service.pending,
             },
         }
-        return JSONResponse(body, 503 if hub.is_draining else 200)
+        if siblings.others:
+            body["workers"] = [{"worker": number, "status": status} for number, status in workers.items()]
+        return JSONResponse(body, 200 if body["status"] == READY else 503)
 
     return routes
