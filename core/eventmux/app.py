@@ -88,6 +88,7 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard, siblings: Sibl
         if delivery.is_direct and (reason := await trial.why_not(server)):
             log.warning("streams go through ASGI, at more cost: %s", reason)
             delivery.is_direct = False
+        await service.hub.open()
         watch = None
         if not getattr(app.state, "is_drained", False):
             watch = asyncio.create_task(_drain_at_exit(service.hub, delivery, server.grace), name="eventmux exit")

@@ -6,15 +6,17 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from .hub import Hub
+from .replica import Replica
 from .settings import reload_settings
 
 if TYPE_CHECKING:
     from .catalog import Catalog
+    from .config import StoreConfig
     from .settings import Settings
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,6 +52,16 @@ class Prepared:
     commits: Sequence[Callable[[], None]]
 
 
+def replica_of(store: StoreConfig | Literal["memory"]) -> Replica | None:
+    """This process among those that share the store; None where it keeps what it has to itself."""
+    if isinstance(store, str):
+        return None
+    from .store.redis import RedisStore  # noqa: PLC0415 - an extra, which who does without it need not have
+
+    redis = RedisStore(store.url.get_secret_value(), prefix=store.prefix, shards=store.shards, timeout=store.timeout)
+    return Replica(redis, lease=store.lease, keep=store.keep)
+
+
 class Service:
     """The settings that hold now. Whoever needs one of them at a request asks here, and keeps nothing.
 
@@ -59,7 +71,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.hub = Hub(settings.limits, settings.catalog)
+        self.hub = Hub(settings.limits, settings.catalog, replica=replica_of(settings.config.store))
         self.faults: tuple[str, ...] = ()
         self.pending: tuple[str, ...] = ()
         self._parts: list[Part] = []

@@ -17,7 +17,7 @@ from .formats import SSE
 from .portable import PortableOutlet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -53,15 +53,23 @@ class EventStream(EventSourceResponse):
     """
 
     def __init__(
-        self, subscribe: Callable[[], Subscription], form: Format, delivery: Delivery, expires: float | None = None
+        self,
+        subscribe: Callable[[], Subscription],
+        form: Format,
+        delivery: Delivery,
+        expires: float | None = None,
+        load: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`expires`: when the client's right to the stream ends, in seconds since 1970."""
+        """`expires`: when the client's right to the stream ends, in seconds since 1970. `load`: what comes right before
+        `subscribe`, if anything must.
+        """
         self.__dict__.update(_blank(form.media_type))
         self.raw_headers = list(self.raw_headers)
         self._subscribe = subscribe
         self._format = form
         self._delivery = delivery
         self._expires = expires
+        self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -69,9 +77,11 @@ class EventStream(EventSourceResponse):
             return
         extension: dict[str, Any] = (scope.get("extensions") or {}).get(CONNECTION) or {}
         connection: Protocol | None = extension.get("connection")
-        if connection and connection.is_gone:
-            return  # nothing is begun for nobody
         try:
+            if self._load:
+                await self._load()
+            if connection and connection.is_gone:
+                return  # nothing is begun for nobody
             subscription = self._subscribe()
         except FullError as full:
             await self._turn_away(scope, receive, send, full)

@@ -133,7 +133,9 @@ class Streams:
         address = request.client.host if request.client else None
         caller = Caller(principal, tuple([source.name for source in enabled]), address, trace)
         subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
-        return EventStream(partial(self.visits.begin, caller, subscribe), form, self.delivery, principal.expires)
+        begin = partial(self.visits.begin, caller, subscribe)
+        load = partial(self.service.hub.load, wanted, start) if self.service.hub.is_shared else None
+        return EventStream(begin, form, self.delivery, principal.expires, load)
 
 
 def _raise(error: Exception) -> NoReturn:
