@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from .box import post
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
 from .errors import DrainingError, FullError
 from .fanout import Fanout
 from .farewells import Farewells
+from .identity import shared_address
 from .loader import Loader
 from .meter import Meter
 from .policy import Limits
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class Health(NamedTuple):
-    """`unavailable | running | remote | restarting | quarantined | idle`, and why: what the configuration lacks, or what
-    its clients were told of the last failure, with its incident and the seconds until it is tried again. `remote`: it
-    runs on another replica, or may not run here yet.
+    """`unavailable | running | remote | restarting | quarantined | idle`, and why: what the configuration lacks, or
+    what its clients were told of the last failure, with its incident and the seconds until it is tried again.
+    `remote`: it runs on another replica, or may not run here yet.
     """
 
     state: str
@@ -133,6 +135,19 @@ class Hub:
         except BaseException:
             self._undo([], opened)
             raise
+
+    async def post(self, want: Wanted, body: bytes) -> None:
+        """The same for a source whose run may be on another replica, with the JSON of the message."""
+        assert self._replica  # noqa: S101 - see `is_shared`
+        if self.is_draining:
+            raise DrainingError("the service is shutting down")
+        await self.load([want], Start())
+        if self._catalog:
+            self._check([want], self._catalog)
+        await post(self._replica, shared_address(want.enabled, want.parameters), body)
+        if run := self._runs.current(want.enabled, want.parameters, is_replay=False):
+            with self._runs.attending(run):  # so that there is one somewhere
+                pass
 
     @staticmethod
     def _check(wanted: Sequence[Wanted], catalog: Catalog) -> None:

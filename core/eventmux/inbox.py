@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .errors import FullError
@@ -21,8 +22,9 @@ class Inbox(Generic[T]):
     `taken` counts what was taken so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_taken: Callable[[], None] = lambda: None) -> None:
         self.taken = 0
+        self._on_taken = on_taken
         self._bytes = 0
         self._waiting: deque[tuple[T, int]] = deque()
         self._news = asyncio.Event()
@@ -36,6 +38,10 @@ class Inbox(Generic[T]):
             raise FullError(f"{ROOM} published events wait already: the source does not keep up")
         if self._waiting and self._bytes + size > ROOM_BYTES:
             raise FullError(f"{self._bytes} bytes of published events wait already: the source does not keep up")
+        self.add(message, size)
+
+    def add(self, message: T, size: int) -> None:
+        """The same for what has been let in already."""
         self._waiting.append((message, size))
         self._bytes += size
         self._news.set()
@@ -50,4 +56,5 @@ class Inbox(Generic[T]):
         self.taken += 1
         message, size = self._waiting.popleft()
         self._bytes -= size
+        self._on_taken()
         return message

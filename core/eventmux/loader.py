@@ -78,7 +78,9 @@ class Loader:
             if run and position:
                 await self._bring(run, position)
                 return
-            run = self._current(want, start) or await self._adopt_shared(want, address, None, replay=bool(start.since))
+            run = self._current(want, start) or await self._adopt_shared(
+                want, address, None, replay=start.since is not None
+            )
             if run and isinstance(run.seat, SharedLog):
                 await run.seat.mirror.fill(0 if start.since is not None else run.channel.history.last - 1)
 

@@ -67,6 +67,10 @@ class Tenant(Protocol):
         """Another replica may begin it."""
         ...
 
+    def rest(self) -> None:
+        """It is not wanted here any more."""
+        ...
+
     def finish(self) -> None:
         """It is over, wherever it ran."""
         ...

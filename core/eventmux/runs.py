@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .box import Box
 from .changes import Changes
 from .channel import Channel, Clock
 from .closing import Closing
@@ -158,7 +160,9 @@ class Runs:
         """
         assert self._replica is not None  # noqa: S101 - else there is no store
         run = self._new(want, standing.epoch, None if want.enabled.shared else principal)
-        channel, tenancy = run.channel, Tenancy(self, run)
+        channel = run.channel
+        takes = want.enabled.shared and want.enabled.source.takes
+        tenancy = Tenancy(self, run, Box(self._replica, address, run) if takes else None)
         channel.history.begin_after(standing.last)
         self.rename(run, standing.epoch, aliases_of(standing.lineage))
         part: SharedLog | RemoteLog
@@ -276,9 +280,15 @@ class Runs:
         there is no room.
         """
         assert run.inbox is not None  # noqa: S101 - the source takes something, or has no such route
+        with self.attending(run):
+            run.inbox.put(message, size)
+
+    @contextlib.contextmanager
+    def attending(self, run: Run) -> Iterator[None]:
+        """Have the run started for something that it is to take, and let it have its time for that."""
         self.keep(run)
         try:
-            run.inbox.put(message, size)
+            yield
         finally:
             if not run.channel.streams:
                 self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
@@ -324,7 +334,7 @@ class Runs:
     def forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
         self._stop(run)
-        if run.inbox:
+        if run.inbox and not run.seat:
             log.warning("source %s is gone with %d published events it had not taken", run.enabled.name, len(run.inbox))
         self._unlist(run)
         self._withdrawn.pop(run.channel, None)

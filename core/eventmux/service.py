@@ -53,7 +53,7 @@ class Prepared:
 
 
 def replica_of(store: StoreConfig | Literal["memory"]) -> Replica | None:
-    """This process among those that share the store; None where it keeps what it has to itself."""
+    """The process among those that share the store; None where it keeps what it has to itself."""
     if isinstance(store, str):
         return None
     from .store.redis import RedisStore  # noqa: PLC0415 - an extra, which who does without it need not have

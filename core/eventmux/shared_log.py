@@ -66,6 +66,7 @@ class SharedLog:
     def rest(self, closing: asyncio.Task[bool] | None, *, is_leaving: bool) -> None:  # noqa: ARG002 - for all parts
         self._is_wanted, self.is_resting = False, True
         self.mirror.close()
+        self._tenant.rest()
         self._replica.spawn(self._leave(closing), f"rest {self.address.source}")
 
     async def _leave(self, closing: asyncio.Task[bool] | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import sse
 
 if TYPE_CHECKING:
+    from .box import Box
     from .run import Run
     from .runs import Runs
 
@@ -17,13 +18,18 @@ log = logging.getLogger("eventmux.run")
 
 
 class Tenancy:
-    def __init__(self, runs: Runs, run: Run) -> None:
+    """`box`: where what is published to the run waits, if it takes anything."""
+
+    def __init__(self, runs: Runs, run: Run, box: Box | None) -> None:
         self._runs = runs
         self._run = run
+        self._box = box
 
     def gain(self) -> None:
         if self._run.channel.last is None:
             self._run.channel.last = self._last_event()
+        if self._box:
+            self._box.open()
         self._run.begin()
 
     def _last_event(self) -> Any:
@@ -42,8 +48,14 @@ class Tenancy:
     def lose(self) -> None:
         self._run.channel.last = None
         self._runs.closing.add(self._run.yield_up())
+        self.rest()
+
+    def rest(self) -> None:
+        if self._box:
+            self._box.close()
 
     def finish(self) -> None:
+        self.rest()
         self._run.finish()
 
     def fork(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -30,7 +31,11 @@ def publishing(enabled: EnabledSource, streams: Streams) -> Endpoint:
             message = enabled.message(body)
         except ValidationError as invalid:
             parameters.refuse(list(parameters.located(invalid, lambda loc: ("body", *loc))))
-        streams.service.hub.publish(wanted, message, len(text))
+        hub = streams.service.hub
+        if hub.is_shared:
+            await hub.post(wanted, json.dumps(body).encode())
+        else:
+            hub.publish(wanted, message, len(text))
         return Response(status_code=202)
 
     return publish

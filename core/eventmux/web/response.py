@@ -85,7 +85,10 @@ class EventStream(EventSourceResponse):
             subscription = self._subscribe()
         except FullError as full:
             await self._turn_away(scope, receive, send, full)
-            return
+        else:
+            await self._run(subscription, receive, send, connection)
+
+    async def _run(self, subscription: Subscription, receive: Receive, send: Send, connection: Protocol | None) -> None:
         try:
             opening = self._format.opening(subscription.cursor, self._delivery.retry) + subscription.begin()
             await self._open(send, opening, connection)
