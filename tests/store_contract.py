@@ -1,5 +1,5 @@
-"""What every store promises. A store of yours passes it: subclass StoreContract in a test module of yours, and give it a
-fixture `make` that returns a function which makes a store; all that it makes see the same logs, and have been closed
+"""What every store promises. A store of yours passes it: subclass StoreContract in a test module of yours, and give it
+a fixture `make` that returns a function which makes a store; all that it makes see the same logs, and have been closed
 after the test. Its tests are for pytest with anyio's plugin.
 """
 

@@ -17,8 +17,12 @@ FORM = format_of(SSE, qualify=False)
 class Taking:
     """Takes nothing by itself. `is_sent_away`: the service has ended its stream, and it may come back."""
 
-    def __init__(self, hub: Hub, wanted: Sequence[Wanted], cursor: str | None = None, principal: str | None = None):
-        start = Start(parse_cursor(cursor) if cursor else None, principal=principal)
+    def __init__(
+        self, hub: Hub, wanted: Sequence[Wanted], start: str | Start | None = None, principal: str | None = None
+    ) -> None:
+        """`start`: a cursor, or all of it."""
+        if not isinstance(start, Start):
+            start = Start(parse_cursor(start) if start else None, principal=principal)
         self.subscription = hub.subscribe(wanted, start, Selection(FORM))
         self.opening = FORM.opening(self.subscription.cursor, 1000)
         self.is_ended = False

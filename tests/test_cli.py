@@ -242,8 +242,10 @@ def test_insecure_serves_everyone(tmp_path: Path) -> None:
 
 def test_more_than_one_process_is_refused_while_history_is_in_memory(tmp_path: Path) -> None:
     assert refused("serve", "--workers", "2", cwd=tmp_path) == [
-        "--workers 2: with store: memory, each process would have streams of its own: say in plugins.yaml "
-        "store: redis://host:6379/0, or leave --workers out"
+        (
+            "--workers 2: with store: memory, each process would have streams of its own: say in plugins.yaml "
+            "store: redis://host:6379/0, or leave --workers out"
+        )
     ]
 
 

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .errors import PluginError
 from .farewells import Farewells
+from .identity import shared_address
 
 if TYPE_CHECKING:
     from .catalog import EnabledSource
@@ -69,12 +70,16 @@ class Changes:
             elif enabled.shared == run.enabled.shared:
                 self._change(run, enabled)
             elif not run.is_kept:
-                self._runs.withdraw(run)
-                for stream in run.channel.streams:
-                    self._fanout.add(Farewells(stream.members))
+                self._move(run)
         except Exception:  # what a plugin's own types raise when they are compared
             log.exception("a run of source %s could not follow a change: it is removed", run.enabled.name)
             self._runs.remove(run)
+
+    def _move(self, run: Run) -> None:
+        """Its clients come back, to another run."""
+        self._runs.withdraw(run)
+        for stream in run.channel.streams:
+            self._fanout.add(Farewells(stream.members))
 
     def _change(self, run: Run, enabled: EnabledSource) -> None:
         try:
@@ -82,6 +87,9 @@ class Changes:
         except (ValidationError, PluginError):
             if not run.is_kept:  # what its client asked for is not to be had any more
                 self._runs.remove(run)
+            return
+        if run.seat and run.enabled.shared and not run.is_kept and self._is_elsewhere(run, enabled, parameters):
+            self._move(run)
             return
         channel, before = run.channel, run.enabled.policy
         self._register.unfile(run)
@@ -93,3 +101,8 @@ class Changes:
             stream.hang_up(channel, on_lag=enabled.shared and enabled.policy.overflow == "disconnect")
         if self._runs.lingers(run) and enabled.policy.linger_seconds != before.linger_seconds:
             self._runs.leave(channel)
+
+    @staticmethod
+    def _is_elsewhere(run: Run, enabled: EnabledSource, parameters: BaseModel) -> bool:
+        """Whether other replicas look for the log of these parameters in another place than where this run's is."""
+        return shared_address(enabled, parameters) != shared_address(run.enabled, run.parameters)
