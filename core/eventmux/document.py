@@ -32,6 +32,8 @@ _WORD = re.compile(r"[-\w]+")
 _UNPRINTABLE = re.compile("[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
+TOO_DEEP = f"values nested more than {MAX_DEPTH} deep: make the file flatter"
+
 # No tag, alias or character of the file is ever shown, as a password may begin with "!" or "*": hence words of ours.
 _SYNTAX = {  # by a part of the parser's words
     "mapping values": "a ':' that cannot be here: quote a value that holds ': ', and check the indentation",
@@ -39,6 +41,7 @@ _SYNTAX = {  # by a part of the parser's words
     "end of stream": "the quote that begins here is not closed",
     "escape": "an escape that double quotes do not know: double the '\\', or use single quotes",
     "',' or ": "a comma or the closing bracket is missing: quote a value that holds one, or ${",
+    "nesting depth": TOO_DEEP,  # libyaml's own bound is 1,000, since 0.2.6 as PyYAML 6.0.4 brings it
     "alphabetic": "this names no anchor: quote a text that begins with '*' or '&'",
     "": "not YAML from here on: check the indentation (spaces, not tabs), the quotes and the brackets",
 }
@@ -241,7 +244,7 @@ def _check_bounds(nodes: int, depth: int, place: Place) -> None:
     if nodes > MAX_NODES:
         raise RefusalError(f"more than {MAX_NODES} values, those of each alias included: make the file smaller", place)
     if depth > MAX_DEPTH:
-        raise RefusalError(f"values nested more than {MAX_DEPTH} deep: make the file flatter", place)
+        raise RefusalError(TOO_DEEP, place)
 
 
 def _place(mark: Any) -> Place:
