@@ -38,12 +38,16 @@ class CableStore(MemoryStore):
         return "the cable is cut" if self.is_cut else None
 
     def cut(self) -> None:
+        if self.is_cut:
+            return
         self.is_cut = True
         self._kept = {address: (one.after, one.sink) for address, one in self._followed.items()}
         for address in list(self._kept):
             super().unfollow(address)
 
     def mend(self) -> None:
+        if not self.is_cut:
+            return
         self.is_cut = False
         self._on_return()
         kept, self._kept = self._kept, {}

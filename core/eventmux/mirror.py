@@ -46,10 +46,13 @@ class Mirror:
         self._store.follow(self.address, self.channel.history.last, self._take)
 
     def close(self) -> None:
-        """What comes is not taken any more, and nobody waits for it."""
-        self._is_over = True
-        self._store.unfollow(self.address)
-        self._wake()
+        """What comes is not taken any more, and nobody waits for it. A second call does nothing: another may follow the
+        log by now.
+        """
+        if not self._is_over:
+            self._is_over = True
+            self._store.unfollow(self.address)
+            self._wake()
 
     def _take(self, records: Sequence[Record]) -> None:
         channel = self.channel

@@ -51,6 +51,7 @@ class PrivateLog:
         return self._followed_until > asyncio.get_running_loop().time()
 
     def seek(self) -> bool:
+        self._replica.hurry(self)
         return True
 
     def rest(self, closing: asyncio.Task[bool] | None, *, is_leaving: bool) -> None:  # noqa: ARG002 - for all parts
@@ -91,7 +92,7 @@ class PrivateLog:
 
     def claim(self) -> Claim | None:
         now = asyncio.get_running_loop().time()
-        is_new = self._term is None and self._channel.history.last > 0
+        is_new = self._term is None  # also without an event: a client may be on its way to another replica already
         is_old = self._term is not None and not self._told.is_set() and now - self._claimed_at > self._keep / REFRESHED
         if not (is_new or is_old):
             return None

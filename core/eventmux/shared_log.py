@@ -64,6 +64,8 @@ class SharedLog:
         return False
 
     def rest(self, closing: asyncio.Task[bool] | None, *, is_leaving: bool) -> None:  # noqa: ARG002 - for all parts
+        if self.is_resting:
+            return
         self._is_wanted, self.is_resting = False, True
         self.mirror.close()
         self._tenant.rest()

@@ -75,6 +75,15 @@ class Standing:
     readers: tuple[str, ...]
 
 
+def common(lineage: Sequence[tuple[str, int]], epoch: str, offset: int) -> int:
+    """Up to which offset a reader at `offset`, whose last event was of this epoch, has what a log of this lineage has."""
+    names = [name for name, _ in lineage]
+    if epoch not in names:
+        return 0
+    later = lineage[names.index(epoch) + 1 :]
+    return min(offset, later[0][1]) if later else offset
+
+
 @dataclass(frozen=True, slots=True)
 class Append:
     """Records that follow `after`, under a `term`; their own offsets and epochs do not matter. `skips`: whether

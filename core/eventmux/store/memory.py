@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..policy import Bounds
-from .contract import Address, Append, Appended, Claim, Record, Sink, Standing
+from .contract import Address, Append, Appended, Claim, Record, Sink, Standing, common
 
 SECOND = 1_000_000_000
 
@@ -22,6 +22,7 @@ class _Log:
     epoch: str
     label: str
     lineage: list[tuple[str, int]]
+    life: int  # in which it was written
     records: list[Record] = field(default_factory=list)
     last: int = 0
     ended: str | None = None
@@ -34,13 +35,14 @@ class _Log:
 
 @dataclass
 class Shelf:
-    """What all stores of a test have together. `clock`: seconds."""
+    """What all stores of a test have together. `clock`: seconds. `life`: changes when something may have been lost."""
 
     clock: Callable[[], float] = time.monotonic
     lock: threading.RLock = field(default_factory=threading.RLock)
     logs: dict[Address, _Log] = field(default_factory=dict)
     values: dict[str, tuple[bytes, float]] = field(default_factory=dict)
     living: dict[str, float] = field(default_factory=dict)
+    life: int = 0
     followers: dict[Address, list[_Follower]] = field(default_factory=dict)
 
     def log(self, address: Address) -> _Log | None:
@@ -53,6 +55,19 @@ class Shelf:
     def tell(self, address: Address) -> None:
         for follower in self.followers.get(address, ()):
             follower.wake()
+
+    def lose(self, count: int) -> None:
+        """Forget the last records of each log, as a server does that is followed by one with older data."""
+        with self.lock:
+            self.life += 1
+            for address, log in list(self.logs.items()):
+                log.records = log.records[: max(0, len(log.records) - count)]
+                log.last = log.records[-1].offset if log.records else 0
+                log.ended = log.records[-1].ended if log.records else None
+                log.lineage = [(epoch, begin) for epoch, begin in log.lineage if begin <= log.last]
+                log.epoch = log.lineage[-1][0]
+                if not log.records:
+                    del self.logs[address]
 
     def lives(self, replica: str) -> bool:
         return self.living.get(replica, 0.0) > self.clock()
@@ -67,6 +82,7 @@ class _Follower:
     loop: asyncio.AbstractEventLoop
     is_gone: bool = False
     has_seen_end: bool = False
+    epoch: str = ""  # of the last record given
 
     def wake(self) -> None:
         if not self.loop.is_closed():
@@ -75,10 +91,13 @@ class _Follower:
     def _give(self) -> None:
         with self.shelf.lock:
             log = self.shelf.log(self.address)
+            if log and self.epoch:
+                self.after = min(common(log.lineage, self.epoch, self.after), log.last)
             found = [] if log is None else [one for one in log.records if self._is_new(one)]
         if self.is_gone or not found:
             return
         self.after, self.has_seen_end = found[-1].offset, found[-1].ended is not None
+        self.epoch = found[-1].epoch
         self.sink(found)
 
     def _is_new(self, record: Record) -> bool:
@@ -115,8 +134,13 @@ class MemoryStore:
         if log is None or (log.ended is not None and claim.opens == "over"):
             if claim.opens == "never":
                 return None
-            log = shelf.logs[claim.address] = _Log(claim.epoch, claim.label, [(claim.epoch, 0)])
+            log = shelf.logs[claim.address] = _Log(claim.epoch, claim.label, [(claim.epoch, 0)], shelf.life)
         log.gone_at = max(log.gone_at, now + max(claim.keep, 2 * claim.lease))
+        if log.life != shelf.life and log.ended is None and claim.epoch:
+            log.life = shelf.life
+            if claim.epoch not in dict(log.lineage):
+                log.epoch = claim.epoch
+                log.lineage.append((claim.epoch, log.last))
         if claim.writes and log.ended is None:
             if log.owner != claim.replica and not self._is_owned(log):
                 log.owner, log.term = claim.replica, log.term + 1
@@ -155,6 +179,8 @@ class MemoryStore:
             return Appended(0, "epoch")
         if log.term != append.term or log.ended is not None:
             return Appended(log.last, "fenced")
+        if log.life != self.shelf.life:
+            return Appended(log.last, "epoch")
         if append.after != log.last and not (append.skips and append.after > log.last):
             return Appended(log.last, "offset")
         log.last = append.after
@@ -213,7 +239,7 @@ class MemoryStore:
         with self.shelf.lock:
             log = self.shelf.log(address)
             if log is None:
-                log = self.shelf.logs[address] = _Log("", "", [("", 0)])
+                log = self.shelf.logs[address] = _Log("", "", [("", 0)], self.shelf.life)
             if len(log.records) >= room:
                 return False
             log.last += 1
