@@ -41,15 +41,22 @@ class CableStore(MemoryStore):
         if self.is_cut:
             return
         self.is_cut = True
-        self._kept = {address: (one.after, one.sink) for address, one in self._followed.items()}
-        for address in list(self._kept):
-            super().unfollow(address)
+        self.deafen()
 
     def mend(self) -> None:
         if not self.is_cut:
             return
         self.is_cut = False
         self._on_return()
+        self.hear()
+
+    def deafen(self) -> None:
+        """What is asked is answered, but nothing is heard until `hear`."""
+        self._kept |= {address: (one.after, one.sink) for address, one in self._followed.items()}
+        for address in list(self._kept):
+            super().unfollow(address)
+
+    def hear(self) -> None:
         kept, self._kept = self._kept, {}
         for address, (after, sink) in kept.items():
             super().follow(address, after, sink)

@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import pytest
+
 from eventmux import Context, Event, Inbox, source
 from eventmux.channel import WINDOW_EVENTS
 from eventmux.policy import Bounds
@@ -430,5 +432,83 @@ def test_a_position_that_the_store_has_let_go_is_a_gap_on_a_replica_that_never_r
             other = await reading(b, feed, cursor)
             assert other.look().numbers == list(range(502, 1_002))
             assert other.controls == [("stream.gap", "evicted")]
+
+    run(main())
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.02, 0.04, 0.06, 0.08], ids=str)
+def test_what_was_not_appended_before_another_had_the_lease_is_not_when_that_one_has_died(phase: float) -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(3) as (a, b, c):
+            one = await reading(a, feed)
+            feed.put(3)
+            await until(lambda: one.has(3))
+            a.store.cut()
+            feed.put(2)  # taken by the run that is here, which cannot append them
+            await until(lambda: feed.yielded == 5)
+            other = await reading(b, feed, one.taking.cursor)
+            await until(lambda: feed.runs == 2)
+            feed.put(4)
+            await until(lambda: feed.yielded >= 7)
+            b.store.cut()
+            await asyncio.sleep(1)
+            last = other.look().numbers[-1]
+            await asyncio.sleep(LEASE + phase)  # whether it claims or appends first
+            a.store.mend()
+            await asyncio.sleep(0.5)
+            third = await reading(c, feed, other.taking.cursor)
+            for _ in range(20):
+                feed.put(1)
+                await asyncio.sleep(2)
+            await until(lambda: len(third.look().numbers) > 3)
+            assert third.numbers == list(range(last + 1, last + 1 + len(third.numbers)))
+            assert one.look().numbers == list(range(1, third.numbers[-1] + 1))
+            assert one.controls == third.controls == []
+
+    run(main())
+
+
+def test_events_that_the_store_has_lost_before_anybody_saw_them_are_a_named_gap() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one, other = await reading(a, feed), await reading(b, feed)
+            feed.put(5)
+            await until(lambda: one.has(5) and other.has(5))
+            for site in (a, b):
+                site.store.deafen()
+            feed.put(5)
+            await until(lambda: [log.last for log in a.store.shelf.logs.values()] == [10])
+            a.store.shelf.lose(3)
+            feed.put(5)
+            await asyncio.sleep(1)
+            for site in (a, b):
+                site.store.hear()
+            await until(lambda: one.has(15) and other.has(15))
+            for client in (one, other):
+                assert client.numbers == [1, 2, 3, 4, 5, 6, 7, *range(11, 16)]
+                assert client.controls == [("stream.gap", "evicted")]
+
+    run(main())
+
+
+def test_a_client_that_is_ahead_of_what_the_store_has_kept_goes_on_where_that_ends() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one = await reading(a, feed)
+            feed.put(10)
+            await until(lambda: one.has(10))
+            cursor = one.taking.cursor
+            a.store.cut()
+            a.store.shelf.lose(4)
+            other = await reading(b, feed)
+            await until(lambda: feed.runs == 2)
+            feed.put(8)
+            await until(lambda: len(other.look().numbers) >= 4)
+            back = await reading(b, feed, cursor)
+            assert back.look().controls == [("stream.gap", "restarted")]
+            assert back.numbers[0] == 7, "the first after what has been kept"
 
     run(main())

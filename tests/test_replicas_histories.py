@@ -188,6 +188,17 @@ class Replicas(RuleBasedStateMachine):
         self._do(self.sites[at].store.mend)
 
     @rule(at=st.integers(0, SITES - 1))
+    def a_replica_hears_nothing(self, at: int) -> None:
+        self.world.faults += 1
+        if not self.sites[at].store.is_cut:
+            self._do(self.sites[at].store.deafen)
+
+    @rule(at=st.integers(0, SITES - 1))
+    def a_replica_hears_again(self, at: int) -> None:
+        if not self.sites[at].store.is_cut:
+            self._do(self.sites[at].store.hear)
+
+    @rule(at=st.integers(0, SITES - 1))
     def a_replica_is_killed(self, at: int) -> None:
         self.world.faults += 1
         self._do(self.sites[at].store.cut)
@@ -250,6 +261,7 @@ class Replicas(RuleBasedStateMachine):
         """All is mended: everybody gets what comes."""
         for site in self.sites:
             site.store.mend()
+            site.store.hear()
         await asyncio.sleep(5 * LEASE)
         self.note()
         open_clients = [client for client in self.clients if not client.is_over]

@@ -242,6 +242,8 @@ class Hub:
     def _beginning(self, run: Run, position: Position | None, start: Start) -> tuple[int, str | None]:
         """The offset where a client begins whose position is not in this log, and why that is a gap."""
         history = run.channel.history
+        if position and run.enabled.shared and (end := run.channel.aliases.get(position.epoch)) is not None:
+            return max(end, history.first - 1), "restarted"  # it has seen more of that epoch than was kept
         if position and run.enabled.shared and self._is_gone(position):
             return history.first - 1, "restarted"  # the new log holds nothing that this client has seen
         if position:

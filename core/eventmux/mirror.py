@@ -19,7 +19,7 @@ PAGE = 256  # records that are read at a time
 
 
 class Mirror:
-    """`on_stranger`: a record of another epoch has come, and nothing is taken before `follow` is called again.
+    """`on_stranger`: a record of an epoch that is not known has come, and nothing is taken before `follow` is called.
     `on_end`: the log is over, and the channel knows it.
     """
 
@@ -40,10 +40,13 @@ class Mirror:
         self._floor = 0  # what is up to here the store does not have
         self._filling = asyncio.Lock()
         self._grown: asyncio.Future[None] | None = None
-        self._is_over = False
+        self._is_following = self._is_over = False
 
     def follow(self) -> None:
-        self._store.follow(self.address, self.channel.history.last, self._take)
+        """Take what comes, from where the channel ends. Does nothing where that is done already."""
+        if not (self._is_following or self._is_over):
+            self._is_following = True
+            self._store.follow(self.address, self.channel.history.last, self._take)
 
     def close(self) -> None:
         """What comes is not taken any more, and nobody waits for it. A second call does nothing: another may follow the
@@ -58,7 +61,8 @@ class Mirror:
         channel = self.channel
         history = channel.history
         for record in records:
-            if record.epoch != channel.epoch:
+            if record.epoch != channel.epoch and record.offset > channel.aliases.get(record.epoch, -1):
+                self._is_following = False
                 self._store.unfollow(self.address)
                 self._on_stranger()
                 break

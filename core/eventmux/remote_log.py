@@ -70,10 +70,11 @@ class RemoteLog:
             return
         if standing is None or standing.last < last:
             self._lose()
-        elif standing.epoch != self._channel.epoch:
+            return
+        if standing.epoch != self._channel.epoch:
             self._tenant.rename(standing.epoch, aliases_of(standing.lineage))
-            self.mirror.follow()
-        elif not standing.is_owned and standing.ended is None and not self._is_losing:
+        self.mirror.follow()
+        if not standing.is_owned and standing.ended is None and not self._is_losing:
             self._is_losing = True
             self._replica.spawn(self._lose_after(standing.last), f"lose {self.address.source}")
 

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from . import sse
 from .channel import WINDOW_BYTES, WINDOW_EVENTS
 from .cursor import shared_epoch
 from .errors import StoreAwayError
@@ -153,10 +154,14 @@ class SharedLog:
         elif not self._is_wanted:
             pass
         elif standing.term != self._term:
+            if self._term is not None:  # another may have written meanwhile: what waits here does not follow that
+                self._lose()
             self._term, self._after, self._is_unsure = standing.term, standing.last, False
             self._replica.spawn(self._rise(standing.term), f"rise {self.address.source}")
         elif self._is_unsure:
             self._is_unsure = False
+            if standing.last < self._after:
+                self._confess(self._after - standing.last)
             self._settle(standing.last)
             self._replica.mark(self)
 
@@ -169,9 +174,9 @@ class SharedLog:
             is_same = self.last <= aliases.get(channel.epoch, -1)
             if is_same:
                 self._tenant.rename(standing.epoch, aliases)
-                if self._is_wanted and channel.ended is None:
-                    self.mirror.follow()
-        if not is_same:
+        if is_same:
+            self.mirror.follow()
+        else:
             self._forget_term()
             self._tenant.fork()
         return is_same
@@ -230,6 +235,13 @@ class SharedLog:
             self._size -= len(self._pending.popleft().body)
         self._after = last
         self._has_moved()
+
+    def _confess(self, missed: int) -> None:
+        """The store has lost so many events that it had taken: that is said in the log, where they were."""
+        gap = sse.control("stream.gap", source=self.address.source, reason="evicted", missed=missed)
+        gap.at = self._pending[0].at - 1 if self._pending else max(self._clock.now(), self._at + 1)
+        self._pending.appendleft(gap)
+        self._size += len(gap.body)
 
     def _lose(self) -> None:
         self._forget_term()

@@ -76,7 +76,7 @@ class Standing:
 
 
 def common(lineage: Sequence[tuple[str, int]], epoch: str, offset: int) -> int:
-    """Up to which offset a reader at `offset`, whose last event was of this epoch, has what a log of this lineage has."""
+    """Up to which offset a reader has what a log of this lineage has. It is at `offset`, its last event of `epoch`."""
     names = [name for name, _ in lineage]
     if epoch not in names:
         return 0
