@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -66,5 +65,3 @@ class Acceptor:
             await self._loop.connect_accepted_socket(self._make, connection, **self._options)
         except (OSError, TimeoutError) as error:  # ssl.SSLError is one: a scan, or a client that does not trust us
             log.debug("a connection has not come about: %s", error)
-            with contextlib.suppress(OSError):
-                connection.close()
