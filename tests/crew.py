@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from eventsource import PATIENCE, TRUST, EventSource
+from eventsource import PATIENCE, TRUST, EventSource, wait_until
 from redis_server import Redis
 from service import Client, Process, serve_process
 
@@ -68,6 +68,7 @@ class Crew(Client):
     """The service, which serves. `directory`: where its sockets are. `trust`: whose certificates are believed."""
 
     def __init__(self, process: Process, directory: Path, trust: ssl.SSLContext) -> None:
+        wait_until(lambda: "worker 0 serves" in process.log.read_text(), "the first worker, which the others wait for")
         super().__init__(process.wait_for_url())
         self.process = process
         self.directory = directory
@@ -78,6 +79,10 @@ class Crew(Client):
 
     def request(self, method: str, path: str, **options: object) -> httpx2.Response:
         return super().request(method, path, verify=self._trust, **options)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     @property
     def pids(self) -> dict[int, int]:
@@ -119,6 +124,11 @@ class Crew(Client):
 
     def send(self, sig: int) -> None:
         self.process.process.send_signal(sig)
+
+    def send_all(self, sig: int) -> None:
+        """To the workers."""
+        for pid in self.pids.values():
+            os.kill(pid, sig)
 
     def wait(self) -> int:
         """Until all is over: the exit code."""

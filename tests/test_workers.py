@@ -23,6 +23,7 @@ from certificates import make_certificate, trusting
 from crew import Crew, closed, crew, is_there, settle
 from eventsource import PATIENCE, EventSource, Received, wait_until
 from follower import following
+from raw import Raw
 from redis_server import Redis, RedisServer
 from service import serve_process
 
@@ -115,7 +116,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_clients_lose_nothing(
         os.kill(runs_it, signal.SIGKILL)
         said = f"worker {number} has ended by itself (SIGKILL): another one starts in"
         wait_until(lambda: f"{said} 0.25 seconds" in service.log, "the end to be logged")
-        wait_until(lambda: f"worker {number} serves again" in service.log, "another one")
+        wait_until(lambda: service.log.count(f"worker {number} serves pid=") == 2, "another one")
         assert service.log.count(": store: not applied") == 3  # it holds what the others hold
         wait_until(lambda: service.readiness() == READY, "all workers to be ready")
 
@@ -136,7 +137,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_clients_lose_nothing(
         wait_until(lambda: f"{said} 0.5 seconds" in service.log, "the pause to be longer")
         wait_until(lambda: f"worker {number} cannot be started (No such file" in service.log, "that to be logged")
         python.symlink_to(installed)
-        wait_until(lambda: service.log.count(f"worker {number} serves again") == 2, "another one")
+        wait_until(lambda: service.log.count(f"worker {number} serves pid=") == 3, "another one")
 
         assert_the_same(service.streams_on_all(stack, "/sse/numbers"))
         seen = followers[0].numbers[-1]
@@ -162,7 +163,7 @@ def test_what_is_said_to_the_parent_reaches_all_and_each_line_says_whose_it_is(
 
         wait_until(lambda: service.readiness() == READY, "all workers to be ready")
         for _ in range(10):  # who speaks no TLS is nobody's trouble
-            with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2]))) as client:
+            with socket.create_connection(("127.0.0.1", service.port)) as client:
                 client.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
         streams = service.streams_on_all(stack, "/sse/numbers")
         assert_the_same(streams)
@@ -203,11 +204,18 @@ def private_on_all(service: Crew, stack: contextlib.ExitStack, **options: Any) -
     return streams
 
 
-def test_a_second_signal_ends_all_at_once_and_who_stands_still_is_killed(tmp_path: Path, redis_server: Redis) -> None:
+def test_workers_share_those_that_come_at_once_and_a_second_signal_ends_all_at_once(
+    tmp_path: Path, redis_server: Redis
+) -> None:
     settle(tmp_path, redis_server, server="drain_delay: 60, grace: 60")
     with crew(tmp_path) as service, contextlib.ExitStack() as stack:
         wait_until(lambda: service.readiness() == READY, "all workers to be ready")
-        service.streams_on_all(stack, "/sse/numbers")
+        service.send_all(signal.SIGSTOP)
+        for client in [stack.enter_context(Raw(port=service.port)) for _ in range(50)]:
+            client.ask("/sse/numbers")
+        service.send_all(signal.SIGCONT)
+        wait_until(lambda: sum(service.metrics()["eventmux_streams_open"].values()) == 50, "all to be served")
+        assert min(service.metrics()["eventmux_streams_open"].values()) >= 3
         service.send(signal.SIGTERM)
         wait_until(lambda: service.readiness() == (503, ["draining", "draining"]), "both to be unready")
         with service.open("/sse/numbers") as late:
@@ -255,6 +263,17 @@ def test_a_ctrl_c_at_the_terminal_comes_once_and_ends_all_in_order(tmp_path: Pat
         assert closed(tmp_path) == {("own", pid) for pid in streams}  # in a hurry they do not come to it
 
 
+def test_a_signal_while_the_first_worker_starts_ends_all_with_0_and_no_word(
+    tmp_path: Path, redis_server: Redis
+) -> None:
+    settle(tmp_path, redis_server)
+    (tmp_path / "local" / "slow.py").write_text("import pathlib, time\npathlib.Path('at').touch()\ntime.sleep(30)\n")
+    with serve_process("--workers", "2", cwd=tmp_path) as process:
+        wait_until((tmp_path / "at").exists, "the plugin to be loaded")
+        assert process.stop() == 0
+        assert process.log.read_text() == ""
+
+
 # What keeps it from starting
 
 
@@ -280,7 +299,7 @@ def old_redis() -> Iterator[Redis]:
 
 def assert_refused(place: Path, said: str, code: int = 1) -> None:
     with serve_process("--workers", "3", cwd=place) as process:
-        assert process.process.wait(PATIENCE) == code
+        assert process.process.wait(2 * PATIENCE) == code
         log = process.log.read_text().rstrip()
         assert re.fullmatch(said, log), log
 

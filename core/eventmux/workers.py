@@ -110,8 +110,7 @@ class Workers:
         self._stop_hearing(child)
         if not said:
             return
-        if post.failures:
-            log.info("%s serves again", post.title)
+        log.info("%s serves", post.title, extra={"pid": child.pid})
         post.is_up = True
         self._said = self._said or (said[0], said[1])
         if self._show and all(one.is_up for one in self._posts):

@@ -10,7 +10,7 @@ from typing import Any
 
 log = logging.getLogger("eventmux.server")
 
-AT_ONCE = 1  # else one worker takes all that come back after a restart: 188 of 200 (decision 17)
+AT_ONCE = 1  # else one worker may take all that come back after a restart (decision 17)
 PAUSE = 1.0  # seconds, when there is no descriptor left for another connection
 
 
