@@ -147,14 +147,20 @@ def crew(
         with serve_process(
             "--workers", "2", *words, cwd=place, environ={"TMPDIR": str(directory)}, prepare=prepare
         ) as process:
-            try:
-                yield Crew(process, directory, trust)
-            finally:
-                for pid in children(process.process.pid):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            yield Crew(process, directory, trust)
     finally:
+        for pid in _of(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(directory)
+
+
+def _of(directory: Path) -> Iterator[int]:
+    """Processes that were told of it, whoever their parent is now."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if bytes(directory) in environ.read_bytes():
+                yield int(environ.parent.name)
 
 
 def settle(place: Path, redis: Redis, *, server: str = "", store: str = "", more: str = "") -> None:
