@@ -20,6 +20,7 @@ import yaml
 
 import portable
 from edge import DEPLOYMENT
+from eventmux.child import MARGIN
 from eventmux.config import Config, LimitsConfig, ServerConfig
 from eventmux.cursor import MAX_CURSOR
 from eventmux.settings import load_settings
@@ -146,9 +147,11 @@ def test_systemd_finds_no_fault_with_the_unit_and_its_score_is_that_of_the_page(
 def test_the_unit_gives_the_service_the_time_and_the_files_that_it_may_need() -> None:
     service = unit()
     defaults = ServerConfig()
-    assert int(service["TimeoutStopSec"]) > defaults.drain_delay + defaults.grace
+    assert int(service["TimeoutStopSec"]) > defaults.drain_delay + defaults.grace + MARGIN
     assert int(service["LimitNOFILE"]) > LimitsConfig().streams
     assert ("SIGTERM", "on-failure") == (service["KillSignal"], service["Restart"])
+    # Of several workers: only the parent is told to end, and one that is killed for its memory is not the end of all.
+    assert ("mixed", "continue") == (service["KillMode"], service["OOMPolicy"])
     assert ["kill", "-HUP", "$MAINPID"] == shlex.split(service["ExecReload"])
     assert "" == service["CapabilityBoundingSet"]
 

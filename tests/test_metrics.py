@@ -32,6 +32,7 @@ from eventmux.policy import Bounds, Restart
 from eventmux.selection import Selection
 from eventmux.step import Piece
 from eventmux.web.formats import SSE, format_of
+from eventmux.web.gathering import WorkersCollector
 from eventmux.web.server import bind, make_server
 from eventsource import PATIENCE, wait_until
 from raw import Feed, Note
@@ -462,15 +463,20 @@ def documented() -> dict[str, set[str]]:
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
-def exported() -> dict[str, set[str]]:
+def all_families() -> list[Any]:
+    """Also those that only a service of several workers has."""
     with serving(settings_of(three)) as service:
-        return {
-            family.name + ("_total" if family.type == "counter" else ""): {
-                label for sample in family.samples for label in sample.labels if label != "le"
-            }
-            for family in families(service)
-            if family.name.startswith("eventmux_")
+        return [*families(service), *WorkersCollector(0, [], [1], {}, bool).collect()]
+
+
+def exported() -> dict[str, set[str]]:
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): {
+            label for sample in family.samples for label in sample.labels if label != "le"
         }
+        for family in all_families()
+        if family.name.startswith("eventmux_")
+    }
 
 
 def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
@@ -478,9 +484,7 @@ def test_every_metric_is_documented_with_its_labels_and_no_other() -> None:
 
 
 def known_names() -> set[str]:
-    with serving(settings_of(three)) as service:
-        samples = {sample.name for family in families(service) for sample in family.samples}
-    return samples | {"up"}
+    return {sample.name for family in all_families() for sample in family.samples} | {"up"}
 
 
 def metrics_in(expression: str) -> set[str]:

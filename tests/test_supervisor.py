@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from crew import children, is_there
 from eventsource import PATIENCE, EventSource, wait_until
 from service import Process, serve_process
 
@@ -53,17 +54,6 @@ def reloading(plugin: Path) -> Iterator[tuple[Process, str]]:
         url = process.wait_for_url()
         wait_until(lambda: children(process.process.pid) != [], "the child")
         yield process, url
-
-
-def children(pid: int) -> list[int]:
-    return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def starts(process: Process) -> int:

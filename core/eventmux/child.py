@@ -6,6 +6,7 @@ Both sides of it: what the parent holds of a child, and what the child has from 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventmux.child")
 
 MARGIN = 3.0  # seconds, beside the grace, after which a child that does not end is killed
+_LENGTH = 4  # bytes before what the lifeline has to say
 
 # Descriptors that the child inherits: the socket to listen on, the lifeline, and where it says that it serves.
 _LISTENER, _LIFELINE, _REPORT = "EVENTMUX_LISTENER", "EVENTMUX_LIFELINE", "EVENTMUX_REPORT"
@@ -31,29 +33,42 @@ _LISTENER, _LIFELINE, _REPORT = "EVENTMUX_LISTENER", "EVENTMUX_LIFELINE", "EVENT
 class Child:
     """What the parent holds of a child that it has just started; it is over when `code` is not None.
 
-    `title` names it in the log. A child whose lifeline has no other end any more ends as if by a signal.
-    `report` is where it says that it serves: a descriptor to read, which the parent closes.
+    `title` names it in the log, `held` is for it to know from the start. A child whose lifeline has no other end any
+    more ends as if by a signal. `report`: a descriptor with something to `hear`. Raises OSError.
     """
 
-    def __init__(self, title: str, listener: socket.socket, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, title: str, listener: socket.socket, environ: Mapping[str, str] | None = None, held: str = ""
+    ) -> None:
         self.title = title
-        self._lifeline: int | None
-        lifeline, self._lifeline = os.pipe()
-        self.report, report = os.pipe()
-        handed = {_LISTENER: listener.fileno(), _LIFELINE: lifeline, _REPORT: report}
-        # Inherited, until the child follows it: before that SIGHUP would end the child.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - the command that we are ourselves
-                [sys.executable, *sys.orig_argv[1:]],
-                pass_fds=tuple(handed.values()),
-                env={**os.environ, **{name: str(number) for name, number in handed.items()}, **(environ or {})},
-                process_group=0,  # a terminal's Ctrl-C comes once, from us
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            os.close(lifeline)
-            os.close(report)
+        self._said = b""
+        with contextlib.ExitStack() as stack:
+            lifeline, self._lifeline = _pipe(stack)
+            self.report, report = _pipe(stack)
+            handed = {_LISTENER: listener.fileno(), _LIFELINE: lifeline, _REPORT: report}
+            # Inherited, until the child follows it: before that SIGHUP would end the child.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - the command that we are ourselves
+                    [sys.executable, *sys.orig_argv[1:]],
+                    pass_fds=tuple(handed.values()),
+                    env={**os.environ, **{name: str(number) for name, number in handed.items()}, **(environ or {})},
+                    process_group=0,  # a terminal's Ctrl-C comes once, from us
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            stack.pop_all()
+        os.close(lifeline)
+        os.close(report)
+        self._open = {self._lifeline, self.report}
+        os.set_blocking(self.report, False)
+        self._tell(held.encode())
+
+    def _tell(self, text: bytes) -> None:
+        rest = len(text).to_bytes(_LENGTH) + text
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            while rest:
+                rest = rest[os.write(self._lifeline, rest) :]
 
     @property
     def pid(self) -> int:
@@ -64,6 +79,19 @@ class Child:
         """Its exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
+    def hear(self) -> list[str] | None:
+        """What it has said, once that is whole, or nothing if it never will be; None until then. The end of its pipe
+        may come later: a plugin's process may hold that, too.
+        """
+        try:
+            part = os.read(self.report, 65_536)
+        except BlockingIOError:
+            return None
+        self._said += part
+        if self._said.endswith(b"\n"):
+            return [str(text) for text in json.loads(self._said)]
+        return None if part else []
+
     def send(self, sig: int) -> None:
         self._process.send_signal(sig)
 
@@ -71,9 +99,16 @@ class Child:
         """It ends, unless it is about to anyway: who stops a whole group of processes reaches it, too, and a second
         signal would cut its clients off.
         """
-        if self._lifeline is not None:
-            os.close(self._lifeline)
-            self._lifeline = None
+        self._close(self._lifeline)
+
+    def ignore(self) -> None:
+        """Hear it no more."""
+        self._close(self.report)
+
+    def _close(self, number: int) -> None:
+        if number in self._open:
+            self._open.remove(number)
+            os.close(number)
 
     def kill(self) -> None:
         log.warning("%s does not end: killed", self.title)
@@ -89,7 +124,8 @@ class Child:
 
 
 class Inheritance:
-    """What a child has from its parent. `worker`: which of several it is, where there are several.
+    """What a child has from its parent. `worker`: which of several it is, where there are several. `held`: what it is
+    to know from the start.
 
     `is_ending`: asked when the parent is gone; where it is true, nothing has to be done about that.
     """
@@ -100,14 +136,16 @@ class Inheritance:
         self.is_ending: Callable[[], bool] = lambda: False
         self._report = report
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        length = int.from_bytes(_read(lifeline, _LENGTH))
+        self.held = _read(lifeline, length).decode()
         threading.Thread(target=self._watch, args=(lifeline,), name="eventmux parent", daemon=True).start()
 
-    def say(self, text: str) -> None:
-        """Tell the parent that this process serves, and what there is to show of it."""
+    def say(self, *texts: str) -> None:
+        """Tell the parent that this process serves, and what there is to say of it."""
 
         def write() -> None:  # a pipe may be full, and the parent slow
             with contextlib.suppress(OSError), os.fdopen(self._report, "w", encoding="utf-8") as pipe:
-                pipe.write(text)
+                pipe.write(json.dumps(texts) + "\n")
 
         threading.Thread(target=write, name="eventmux report", daemon=True).start()
 
@@ -129,3 +167,19 @@ def take_inheritance() -> Inheritance | None:
         os.set_inheritable(number, False)  # noqa: FBT003 - processes that a plugin starts must not hold it
     listener, lifeline, report = numbers
     return Inheritance(listener, lifeline, report, worker)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    """Both ends are closed with the stack."""
+    ends = os.pipe()
+    for end in ends:
+        stack.callback(os.close, end)
+    return ends
+
+
+def _read(number: int, length: int) -> bytes:
+    """So many bytes, or what there is before the end."""
+    found = b""
+    while len(found) < length and (part := os.read(number, length - len(found))):
+        found += part
+    return found

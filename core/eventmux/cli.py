@@ -20,6 +20,7 @@ import click
 from . import logs
 from .child import take_inheritance
 from .errors import ConfigError, NoDirectoryError
+from .fixed import pack, unpack
 from .overview import authority, count, faults_of, overview, plugin_row, some, source_rows, table
 from .schema import config_schema
 from .settings import DEFAULT_FILE, Settings, load_installed, load_outline, load_settings
@@ -98,6 +99,8 @@ def serve(
     if reload:  # who writes a plugin does not wait for clients and proxies
         given.update(drain_delay=0.0, spread=0.0)
     settings = settings.with_server(given)
+    if inherited and inherited.held:
+        settings = settings.holding(unpack(inherited.held))
     server = settings.config.server
     if strict and (faults := faults_of(settings)):
         _fail("--strict: not started, because of", *faults)
@@ -112,13 +115,14 @@ def serve(
     listener = socket.socket(fileno=inherited.listener) if inherited else _bind(server)
     scheme = "https" if server.tls else "http"
     shown = overview(settings, f"{scheme}://{authority(*listener.getsockname()[:2])}")
-    if not (inherited and worker):
-        click.echo(shown)
-    say = partial(inherited.say, shown) if inherited and worker else None
+    say = partial(inherited.say, shown, pack(settings.config)) if inherited and worker else partial(click.echo, shown)
     serving = make_server(app, server, owns_process=True, is_shared=worker is not None, on_start=say)
     if inherited:
         inherited.is_ending = lambda: serving.should_exit
-    serving.run(sockets=[listener])
+    try:
+        serving.run(sockets=[listener])
+    except ConfigError as error:  # of a store that cannot be used, which it finds out when it begins
+        _fail(*error.problems)
     ignore_hangup()
 
 

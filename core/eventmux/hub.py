@@ -73,7 +73,7 @@ class Hub:
             self.meter.of(name)
 
     async def open(self) -> None:
-        """Raises ConfigError for a store that cannot be used."""
+        """Also a second time, where nothing happens. Raises ConfigError for a store that cannot be used."""
         if self._replica:
             await self._replica.open()
 

@@ -46,6 +46,8 @@ class Replica:
 
     async def open(self) -> None:
         """Raises ConfigError for a store that cannot be used."""
+        if self._is_open:
+            return
         self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()  # of this loop
         await self.store.open(self._returned)
         self.store.follow(_box(self.id), 0, self._hear)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
-
-from pydantic import BaseModel
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .hub import Hub
 from .replica import Replica
@@ -19,25 +16,10 @@ if TYPE_CHECKING:
     from .config import StoreConfig
     from .settings import Settings
 
-M = TypeVar("M", bound=BaseModel)
-
 log = logging.getLogger("eventmux.service")
 
 SECTIONS = ("server", "limits", "cors", "auth")  # that are named where they have changed
 MAX_NAMES = 20  # that a line of the log holds
-# Keys that are read once, at the start.
-FIXED = (
-    "server.host",
-    "server.port",
-    "server.tls",
-    "server.http2",
-    "server.direct",
-    "server.grace",
-    "server.trusted_proxies",
-    "server.request_timeout",
-    "server.stall",
-    "store",
-)
 
 # Makes what is new of settings that are valid, and returns what puts it in place. The first may raise ConfigError, and
 # is not called in the loop's thread; the second must not raise, and is called in the loop, together with all others.
@@ -65,16 +47,15 @@ def replica_of(store: StoreConfig | Literal["memory"]) -> Replica | None:
 class Service:
     """The settings that hold now. Whoever needs one of them at a request asks here, and keeps nothing.
 
-    `faults`: what was wrong with the file when it was read for the last time. `pending`: keys whose change waits for
-    the next start.
+    `faults`: what was wrong with the file when it was read for the last time.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.hub = Hub(settings.limits, settings.catalog, replica=replica_of(settings.config.store))
         self.faults: tuple[str, ...] = ()
-        self.pending: tuple[str, ...] = ()
         self._parts: list[Part] = []
+        self._tell_pending()
 
     @property
     def catalog(self) -> Catalog:
@@ -91,12 +72,8 @@ class Service:
 
     def apply(self, prepared: Prepared) -> None:
         """Serve what was prepared, all of it in one turn of the loop."""
-        before, settings = self.settings, prepared.settings
-        old, config = before.config, settings.config
-        self.pending = tuple(key for key in FIXED if attrgetter(key)(old) != attrgetter(key)(config))
-        for key in self.pending:
-            config = _with(config, key, attrgetter(key)(old))
-        self.settings = replace(settings, config=config)
+        before = self.settings
+        self.settings = settings = prepared.settings.holding(before.config)
         self.faults = ()
         for commit in prepared.commits:
             commit()
@@ -104,10 +81,7 @@ class Service:
         sections = [key for key in SECTIONS if getattr(before.config, key) != getattr(self.settings.config, key)]
         also = f"; {', '.join(sections)} changed" if sections else ""
         log.info("%s applied: %s%s", settings.file, _difference(before.catalog, settings.catalog), also)
-        if self.pending:
-            log.warning(
-                "%s: %s: not applied before the service is started again", settings.file, ", ".join(self.pending)
-            )
+        self._tell_pending()
         for plugin in settings.plugins.broken:
             if plugin not in before.plugins.found:
                 log.error("plugin %s: %s", plugin.title, plugin.error)
@@ -115,18 +89,17 @@ class Service:
             if enabled.unavailable and before.catalog.sources.get(enabled.name) is not enabled:
                 log.warning("source %s is unavailable: %s", enabled.name, enabled.unavailable)
 
+    def _tell_pending(self) -> None:
+        if self.settings.pending:
+            pending = ", ".join(self.settings.pending)
+            log.warning("%s: %s: not applied before the service is started again", self.settings.file, pending)
+
     def reject(self, faults: Iterable[str]) -> None:
         """Go on as before, and say why."""
         self.faults = tuple(faults)
         log.error("%s not applied, all goes on as before", self.settings.file)
         for fault in self.faults:
             log.error("%s", fault)
-
-
-def _with(model: M, key: str, value: Any) -> M:
-    """The model with another value at a key, which may lead into its sections: `server.port`."""
-    name, _, rest = key.partition(".")
-    return model.model_copy(update={name: _with(getattr(model, name), rest, value) if rest else value})
 
 
 def _difference(before: Catalog, after: Catalog) -> str:

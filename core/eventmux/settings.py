@@ -28,6 +28,7 @@ from .config import Config
 from .document import Document, Problem, read_document
 from .enabling import Enabling
 from .errors import ConfigError
+from .fixed import hold
 from .plugins import Plugins, digest, load_plugins
 from .policy import Limits
 
@@ -43,7 +44,7 @@ MIN_SECRET, MAX_SHOWN = 4, 8
 class Settings:
     """What the service is built from. `file` is None where there is no plugins.yaml, `digest` tells one content of
     it from another, and `environ` is what it is read with. `given`: keys of `server` that the command line says, which
-    hold whatever the file says.
+    hold whatever the file says. `pending`: keys of the file whose change waits for the next start.
     """
 
     config: Config
@@ -53,10 +54,16 @@ class Settings:
     digest: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
     given: Mapping[str, Any] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
 
     def with_server(self, given: Mapping[str, Any]) -> Settings:
         server = self.config.server.model_copy(update=given)
         return replace(self, config=self.config.model_copy(update={"server": server}), given=given)
+
+    def holding(self, start: Config) -> Settings:
+        """With what cannot change while the service runs as it was when that began."""
+        config, pending = hold(self.config, start)
+        return replace(self, config=config, pending=pending)
 
     @property
     def plugin_directory(self) -> Path | None:

@@ -7,7 +7,6 @@ stands in plugins.yaml is no matter of ours while the service runs: it applies t
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from importlib.metadata import entry_points
@@ -85,7 +84,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._child = Child("the service", self._listener)
-        os.close(self._child.report)  # it shows itself what there is to show
+        self._child.ignore()  # it shows itself what there is to show
         if self._stop.is_set():  # a signal has come while there was nobody to hand it on to
             self._end(signal.SIGTERM, wait=False)
 

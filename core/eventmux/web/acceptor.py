@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 log = logging.getLogger("eventmux.server")
 
-AT_ONCE = 1  # else one worker takes all that come back after a restart: 188 of 200 (decision 17)
+AT_ONCE = 1  # else one worker may take all that come back after a restart (decision 17)
 PAUSE = 1.0  # seconds, when there is no descriptor left for another connection
 
 
@@ -66,5 +65,3 @@ class Acceptor:
             await self._loop.connect_accepted_socket(self._make, connection, **self._options)
         except (OSError, TimeoutError) as error:  # ssl.SSLError is one: a scan, or a client that does not trust us
             log.debug("a connection has not come about: %s", error)
-            with contextlib.suppress(OSError):
-                connection.close()

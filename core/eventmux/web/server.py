@@ -70,10 +70,13 @@ class Server(uvicorn.Server):
             _exit(f"exit without waiting for {self._hub.abandoned} generators that do not close")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, but with bounds for the time of a TLS handshake and of its end."""
+        """As uvicorn does, but with bounds for the time of a TLS handshake and of its end. Raises ConfigError for a
+        store that cannot be used.
+        """
         if not sockets:  # a path or a port in the configuration, which `eventmux serve` does not use
             await super().startup(sockets)
             return
+        await self._service.hub.open()  # else what is wrong with the store would be said as a traceback of the lifespan
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise SystemExit(STARTUP_FAILURE)

@@ -101,7 +101,7 @@ class Siblings:
         with contextlib.closing(writer):
             try:
                 async with asyncio.timeout(PATIENCE):
-                    question = (await reader.readuntil()).decode().strip()
+                    question = (await reader.readuntil()).decode(errors="replace").strip()
                     answer = await self._answers[question]()
                     writer.write(len(answer).to_bytes(_LENGTH) + answer)
                     await writer.drain()

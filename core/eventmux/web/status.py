@@ -65,7 +65,7 @@ def router(service: Service, guard: Guard, siblings: Siblings) -> APIRouter:
                 "file": settings.file,
                 "state": "rejected" if service.faults else "applied",
                 "error": faults,
-                "needs_restart": service.pending,
+                "needs_restart": settings.pending,
             },
         }
         if siblings.others:
