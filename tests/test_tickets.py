@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import jwt
 import pytest
 
 from credentials import DASH, LOCAL, OTHER, bearer, challenge, cookie, serving
@@ -33,6 +34,12 @@ auth:
     - {name: dash, token: dash-token, read: [open-clock, mine]}
     - {name: other, token: other-token, read: ["*"]}
   anonymous: {read: [open-clock]}
+"""
+KEY = "k" * 32
+WEB_TOKENS = f"""
+sources: {{open-clock: {{}}, secret: {{}}, mine: {{}}}}
+plugins: {{dir: local}}
+auth: {{ticket_lifetime: 60, jwt: {{algorithms: [HS256], key: {KEY}}}}}
 """
 
 
@@ -210,6 +217,30 @@ def test_tickets_survive_new_settings_and_end_with_their_token(tmp_path: Path) -
         file.write_text(CONFIG)
         guard.apply(load_settings(file, {}))
         assert 200 == status(service, "/sse/mine", tickets[2])
+
+
+def test_a_ticket_of_a_web_token_is_good_only_under_the_rules_by_which_that_was_believed(tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "own.py").write_text(LOCAL)
+    file = tmp_path / "plugins.yaml"
+    file.write_text(WEB_TOKENS)
+    alice = bearer(jwt.encode({"sub": "alice", "eventmux": {"read": ["*"]}}, KEY))
+    with running(load_settings(file, {}), expect_quiet=False) as service:
+        guard = service.app.state.guard
+        unused, ticket = ticket_of(service, alice), ticket_of(service, alice)
+        with EventSource(f"{service.url}/sse/mine?ticket={ticket}") as stream:
+            stream.take(1)
+            cursor = stream.cursor
+        file.write_text(WEB_TOKENS.replace("lifetime: 60", "lifetime: 50"))
+        guard.apply(load_settings(file, {}))
+        assert 200 == status(service, "/sse/mine", ticket, cursor)
+        file.write_text(WEB_TOKENS.replace(KEY, "j" * 32))  # as after a key has leaked
+        guard.apply(load_settings(file, {}))
+        assert 401 == status(service, "/sse/mine", unused)
+        assert 401 == status(service, "/sse/mine", ticket, cursor)
+        file.write_text(WEB_TOKENS)
+        guard.apply(load_settings(file, {}))
+        assert 200 == status(service, "/sse/mine", ticket, cursor)
 
 
 def test_a_ticket_that_is_not_used_in_time_opens_nothing(tmp_path: Path) -> None:

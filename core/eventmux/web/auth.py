@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
 from ..access import EVERYBODY, NOBODY, Principal
-from ..authority import INVALID, Authority, digest
+from ..authority import INVALID, Authority
 from ..config import AuthConfig
 from ..errors import AuthenticationError, CredentialsError, FullError
 from ..tickets import Tickets
@@ -124,7 +124,7 @@ class Guard:
         principal = await self.require_principal(request)
         lifetime = (self._config or AuthConfig()).ticket_lifetime
         token, _ = credentials_of(request)
-        credential = digest(token) if token else b""
+        credential = self._authority.credential(principal, token) if self._authority and token else b""
         return self.tickets.issue(principal, credential, lifetime), lifetime
 
     def opening(self, request: Request, subscribe: Callable[[], Subscription]) -> Callable[[], Subscription]:
