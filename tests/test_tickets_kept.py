@@ -354,9 +354,9 @@ def test_a_ticket_of_which_nobody_knows_whether_it_was_claimed_is_unused_when_th
             with pytest.raises(StoreAwayError):
                 await claiming
             assert not await is_good(b, text, None), "it was claimed"
-            with pytest.raises(StoreAwayError):
-                await a.find(text, None)
             site.store.mend()
+            with pytest.raises(StoreAwayError, match="is being given back"):
+                await a.find(text, None)
             await until(lambda: not a._returning)
             stream = Opened()
             await opened(b, text, stream)
