@@ -27,6 +27,7 @@ class CableStore(MemoryStore):
     def __init__(self, shelf: Shelf) -> None:
         super().__init__(shelf)
         self.is_cut = False
+        self.swaps: list[tuple[str, bytes | None, bytes | None, float]] = []  # that were asked for, done or not
         self._on_return: Callable[[], None] = lambda: None
         self._kept: dict[Address, tuple[int, Any]] = {}
 
@@ -107,6 +108,17 @@ class CableStore(MemoryStore):
     async def trim(self, address: Address, offset: int) -> None:
         await self._pass()
         await super().trim(address, offset)
+
+    async def get(self, key: str) -> bytes | None:
+        await self._pass()
+        return await super().get(key)
+
+    async def swap(self, key: str, before: bytes | None, after: bytes | None, seconds: float) -> bool:
+        self.swaps.append((key, before, after, seconds))
+        await self._pass()
+        is_done = await super().swap(key, before, after, seconds)
+        await self._pass()  # what was cut meanwhile has been done, and nobody knows
+        return is_done
 
 
 class Site:

@@ -1,4 +1,6 @@
-"""Tickets: each opens one stream, once, and lets that stream come back; a URL that is found opens nothing."""
+"""Tickets: each opens one stream, once, and lets that stream come back; a URL that is found opens nothing. Where
+tickets are kept makes no difference to this.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import jwt
 import pytest
 
 from credentials import DASH, LOCAL, OTHER, bearer, challenge, cookie, serving
-from eventmux import Principal
 from eventmux.access import EVERYBODY
 from eventmux.config import AuthConfig
 from eventmux.settings import load_settings
-from eventmux.tickets import MAX_TICKETS, MAX_UNUSED, REMEMBERED, Tickets, TooManyTicketsError
 from eventsource import EventSource, wait_until
 from proxy import proxying
 from raw import running
+from redis_server import RedisServer, program
 from restart import free_port
 from service import Service
 
@@ -34,11 +36,28 @@ auth:
     - {name: other, token: other-token, read: ["*"]}
   anonymous: {read: [open-clock]}
 """
+KEY = "k" * 32
+WEB_TOKENS = f"""
+sources: {{open-clock: {{}}, secret: {{}}, mine: {{}}}}
+plugins: {{dir: local}}
+auth: {{ticket_lifetime: 60, jwt: {{algorithms: [HS256], key: {KEY}}}}}
+"""
+
+
+@pytest.fixture(scope="module", params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A line of the configuration."""
+    if request.param == "memory":
+        yield "store: memory"
+        return
+    with RedisServer(program(), appendonly=False) as server:
+        server.start()
+        yield f"store: {server.url}"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(CONFIG, tmp_path_factory.mktemp("tickets")) as service:
+def service(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(store + CONFIG, tmp_path_factory.mktemp("tickets")) as service:
         yield service
 
 
@@ -117,8 +136,8 @@ def test_a_stream_that_was_not_opened_has_not_used_its_ticket(service: Service) 
     assert 200 == status(service, "/sse/mine", ticket)
 
 
-def test_a_client_that_is_turned_away_comes_back_with_its_ticket(tmp_path: Path) -> None:
-    config = CONFIG.replace("mine: {}", "mine: {max_runs: 1, linger: 0}")
+def test_a_client_that_is_turned_away_comes_back_with_its_ticket(store: str, tmp_path: Path) -> None:
+    config = store + CONFIG.replace("mine: {}", "mine: {max_runs: 1, linger: 0}")
     with serving(config, tmp_path) as service:
         with service.open("/sse/mine", headers=DASH) as first:
             first.take(1)
@@ -192,28 +211,54 @@ def test_a_finished_stream_by_ticket_is_told_not_to_come_back(service: Service) 
 # Changes while it runs
 
 
-def test_tickets_survive_new_settings_and_end_with_their_token(tmp_path: Path) -> None:
+def test_tickets_survive_new_settings_and_end_with_their_token(store: str, tmp_path: Path) -> None:
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "own.py").write_text(LOCAL)
     file = tmp_path / "plugins.yaml"
-    file.write_text(CONFIG)
+    file.write_text(store + CONFIG)
     with running(load_settings(file, {}), expect_quiet=False) as service:
         guard = service.app.state.guard
         tickets = [ticket_of(service) for _ in range(3)]
-        file.write_text(CONFIG.replace("[open-clock, mine]", "[open-clock]"))
+        file.write_text(store + CONFIG.replace("[open-clock, mine]", "[open-clock]"))
         guard.apply(load_settings(file, {}))
         assert 403 == status(service, "/sse/mine", tickets[0]), "what it may read is what its token may read now"
         assert 200 == status(service, "/sse/open-clock", tickets[0])
-        file.write_text(CONFIG.replace("dash-token", "new-token"))
+        file.write_text(store + CONFIG.replace("dash-token", "new-token"))
         guard.apply(load_settings(file, {}))
         assert 401 == status(service, "/sse/open-clock", tickets[1])
-        file.write_text(CONFIG)
+        file.write_text(store + CONFIG)
         guard.apply(load_settings(file, {}))
         assert 200 == status(service, "/sse/mine", tickets[2])
 
 
-def test_a_ticket_that_is_not_used_in_time_opens_nothing(tmp_path: Path) -> None:
-    with serving(f"{CONFIG}  ticket_lifetime: 1\n", tmp_path) as service:
+def test_a_ticket_of_a_web_token_is_good_only_under_the_rules_by_which_that_was_believed(
+    store: str, tmp_path: Path
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "own.py").write_text(LOCAL)
+    file = tmp_path / "plugins.yaml"
+    file.write_text(store + WEB_TOKENS)
+    alice = bearer(jwt.encode({"sub": "alice", "eventmux": {"read": ["*"]}}, KEY))
+    with running(load_settings(file, {}), expect_quiet=False) as service:
+        guard = service.app.state.guard
+        unused, ticket = ticket_of(service, alice), ticket_of(service, alice)
+        with EventSource(f"{service.url}/sse/mine?ticket={ticket}") as stream:
+            stream.take(1)
+            cursor = stream.cursor
+        file.write_text(store + WEB_TOKENS.replace("lifetime: 60", "lifetime: 50"))
+        guard.apply(load_settings(file, {}))
+        assert 200 == status(service, "/sse/mine", ticket, cursor)
+        file.write_text(store + WEB_TOKENS.replace(KEY, "j" * 32))  # as after a key has leaked
+        guard.apply(load_settings(file, {}))
+        assert 401 == status(service, "/sse/mine", unused)
+        assert 401 == status(service, "/sse/mine", ticket, cursor)
+        file.write_text(store + WEB_TOKENS)
+        guard.apply(load_settings(file, {}))
+        assert 200 == status(service, "/sse/mine", ticket, cursor)
+
+
+def test_a_ticket_that_is_not_used_in_time_opens_nothing(store: str, tmp_path: Path) -> None:
+    with serving(f"{store}{CONFIG}  ticket_lifetime: 1\n", tmp_path) as service:
         answer = service.post("/tickets", headers=DASH).json()
         assert 1 == answer["expires_in"]
         ends = time.monotonic() + 1.05
@@ -253,115 +298,7 @@ def test_a_ticket_is_in_no_log_of_a_plain_uvicorn(tmp_path: Path) -> None:
     assert not [ticket for ticket in tickets if ticket in log.read_text()]
 
 
-# The memory of tickets
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Opened:
-    """Something that is open until nobody holds it."""
-
-
-DASHER = Principal("dash", "token", read=["*"])
-
-
-def issued(tickets: Tickets, principal: Principal = DASHER) -> str:
-    return tickets.issue(principal, b"", 30)
-
-
-def proof_of(tickets: Tickets, text: str) -> str:
-    found = tickets.holder(text, None)
-    assert found
-    return found[0].mark.decode().strip("~")
-
-
-def test_a_stream_may_be_open_for_long_and_away_for_an_hour() -> None:
-    clock = Clock()
-    tickets = Tickets(clock)
-    text = issued(tickets)
-    proof, stream = proof_of(tickets, text), Opened()
-    tickets.use(text, stream)
-    clock.now += 10 * REMEMBERED
-    assert tickets.is_good(text, proof)
-    assert not tickets.is_good(text, None)
-    del stream
-    clock.now += REMEMBERED - 1
-    assert tickets.is_good(text, proof)
-    clock.now += 1
-    assert not tickets.is_good(text, proof)
-    assert 0 == len(tickets)
-
-
-def test_two_streams_of_one_ticket_are_both_waited_for() -> None:
-    clock = Clock()
-    tickets = Tickets(clock)
-    text = issued(tickets)
-    proof, first, second = proof_of(tickets, text), Opened(), Opened()
-    tickets.use(text, first)
-    tickets.use(text, second)
-    del first
-    clock.now += 2 * REMEMBERED
-    assert tickets.is_good(text, proof)
-    del second
-    assert tickets.is_good(text, proof)
-    clock.now += REMEMBERED
-    assert not tickets.is_good(text, proof)
-
-
-def test_a_ticket_does_not_outlive_its_principals_token() -> None:
-    tickets = Tickets()
-    ends = time.time() + 0.2
-    principal = Principal("a", "jwt", read=["*"], expires=ends)
-    unused, used, stream = issued(tickets, principal), issued(tickets, principal), Opened()
-    proof = proof_of(tickets, used)
-    tickets.use(used, stream)
-    found = tickets.holder(used, proof)
-    assert found
-    assert ends == found[0].expires
-    wait_until(lambda: time.time() > ends, "the token to expire")
-    assert not tickets.is_good(unused, None)
-    assert not tickets.is_good(used, proof)
-
-
-def test_a_principal_has_so_many_unused_tickets_and_no_more() -> None:
-    clock = Clock()
-    tickets = Tickets(clock)
-    texts = [issued(tickets) for _ in range(MAX_UNUSED)]
-    with pytest.raises(TooManyTicketsError) as refused:
-        issued(tickets)
-    assert (429, "31") == (refused.value.status, refused.value.headers["Retry-After"])
-    issued(tickets, Principal("other", "token"))
-    tickets.use(texts[0], tickets)
-    issued(tickets)
-    clock.now += 30
-    issued(tickets)
-    assert 2 == len(tickets), "that is the used one and the last: old ones take no memory"
-
-
-def test_tickets_in_all_are_bounded_and_who_wants_more_gives_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MAX_TICKETS == 100_000
-    monkeypatch.setattr("eventmux.tickets.MAX_TICKETS", 4)
-    tickets = Tickets(Clock())
-    other = Principal("other", "token")
-    held = Opened()
-    theirs, own, opened = issued(tickets, other), issued(tickets), issued(tickets)
-    proofs = [proof_of(tickets, text) for text in (theirs, own, opened)]
-    for text, stream in ((theirs, Opened()), (own, Opened()), (opened, held)):
-        tickets.use(text, stream)
-    del stream
-    issued(tickets)
-    issued(tickets)  # gives `own`, which is away
-    assert [True, False, True] == [tickets.is_good(*pair) for pair in zip((theirs, own, opened), proofs, strict=True)]
-    issued(tickets)  # it has none away any more
-    assert not tickets.is_good(theirs, proofs[0])
-    with pytest.raises(TooManyTicketsError):
-        issued(tickets)
-    assert 4 == len(tickets)
+# Nothing of it is shown
 
 
 def test_nothing_of_a_ticket_is_in_what_a_test_prints(service: Service) -> None:

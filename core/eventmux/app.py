@@ -13,9 +13,11 @@ from fastapi import FastAPI
 from sse_starlette import EventSourceResponse
 
 from .hub import Hub
+from .local_tickets import LocalTickets
 from .reload import Reload
 from .service import Service
 from .settings import Settings, load_settings
+from .shared_tickets import SharedTickets
 from .watchdog import Watchdog
 from .web import auth, catalog, dashboard, metrics, openapi, refusals, status, trial
 from .web.auth import Guard
@@ -49,7 +51,8 @@ def create_app(
     service = Service(settings)
     meter = service.hub.meter
     delivery, visits = Delivery(settings.config.server, meter), Visits(settings.limits, service.hub)
-    guard, gate, siblings = Guard(settings), Gate(settings.config), Siblings(worker)
+    tickets = SharedTickets(service.replica) if service.replica else LocalTickets()
+    guard, gate, siblings = Guard(settings, tickets), Gate(settings.config), Siblings(worker)
     guard.on_change = visits.review
     app = FastAPI(
         title="eventmux",
@@ -102,8 +105,8 @@ def _lifespan(service: Service, delivery: Delivery, guard: Guard, siblings: Sibl
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
-            await service.hub.close()
             await guard.close()
+            await service.hub.close()
             delivery.close()
             watchdog.stop()
 

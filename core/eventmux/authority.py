@@ -47,11 +47,17 @@ class Authority:
             raise AuthenticationError(INVALID)
         return await self.web_tokens.principal(token)
 
+    def credential(self, principal: Principal, token: str) -> bytes:
+        """What is kept of the token by which the principal has proved itself, for `renewed`. A JSON Web Token is not
+        kept, but the rules by which it was believed are.
+        """
+        return self.web_tokens.rules if principal.scheme == "jwt" and self.web_tokens else digest(token)
+
     def renewed(self, principal: Principal, credential: bytes) -> Principal | None:
-        """The principal as it is now, which proved itself by what has this digest; None if that is good no more."""
+        """The principal as it is now, of which this was kept; None if what it proved itself by is good no more."""
         if principal.scheme == "token":
             return self._static(credential)
-        return None if principal.scheme == "jwt" and self.web_tokens is None else principal
+        return principal if self.web_tokens and hmac.compare_digest(self.web_tokens.rules, credential) else None
 
     def successor(self, principal: Principal, before: Authority) -> Principal | None:
         """The principal as it is now, which `before` knew; None if what it proved itself by is good no more, or if that
@@ -76,10 +82,11 @@ class Authority:
 
 
 class WebTokens:
-    """JSON Web Tokens as a `JwtConfig` believes them."""
+    """JSON Web Tokens as a `JwtConfig` believes them. `rules`: its digest, the same in every process."""
 
     def __init__(self, config: JwtConfig, directory: Path) -> None:
         self._config = config
+        self.rules = digest(config.model_dump_json() + (config.key.get_secret_value() if config.key else ""))
         # One key for all its algorithms: each of them has been tried with it before this configuration was taken.
         first = jwt.get_algorithm_by_name(config.algorithms[0])
         self._key = first.prepare_key(config.key.get_secret_value()) if config.key else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from pydantic_core import from_json
 
 from .errors import FullError, StoreAwayError
 from .inbox import ROOM, ROOM_BYTES, Inbox
@@ -19,15 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.run")
 
-
-async def post(replica: Replica, address: Address, body: bytes) -> None:
-    """Put the JSON of a message in the box of the log at `address`. Raises FullError if there is no room.
-
-    A box of large messages takes fewer of them, so that all together have not much more than ROOM_BYTES.
-    """
-    room = max(1, min(ROOM, ROOM_BYTES // max(1, len(body))))
-    if not await replica.store.post(_box_of(address), body, room, replica.keep):
-        raise FullError(f"{room} published events wait already: the source does not keep up")
+LOOK_SECONDS = 1.0  # how often it is looked whether what was posted has been taken
+LEASES = 3  # that it is waited for; after two, another replica may have begun to take it
 
 
 class Box:
@@ -35,11 +30,45 @@ class Box:
 
     def __init__(self, replica: Replica, address: Address, run: Run) -> None:
         self._replica = replica
-        self._address = _box_of(address)
+        self._address = Address(address.source, f"{address.name}.box")
         self._run = run
         self._put: deque[int] = deque()  # offsets of what is in the inbox
         self._taken = 0  # the last offset that was taken
         self._is_trimming = False
+        self._attending: asyncio.Task[None] | None = None
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether something was posted here, and no replica has taken it yet: the run is wanted here then, since the
+        one that has it elsewhere may be about to end.
+        """
+        return self._attending is not None and not self._attending.done()
+
+    async def post(self, body: bytes) -> None:
+        """Put the JSON of a message in. Raises FullError if there is no room.
+
+        A box of large messages takes fewer of them, so that all together have not much more than ROOM_BYTES.
+        """
+        room = max(1, min(ROOM, ROOM_BYTES // max(1, len(body))))
+        if not await self._replica.store.post(self._address, body, room, self._replica.keep):
+            raise FullError(f"{room} published events wait already: the source does not keep up")
+        if not self.is_attended:
+            self._attending = self._replica.spawn(self._attend(), f"attend {self._address.source}")
+
+    async def _attend(self) -> None:
+        """Return when all is taken, or nothing was for so long that the source seems not to want it."""
+        clock, first, since = asyncio.get_running_loop().time, 0, 0.0
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                found = await self._replica.store.read(self._address, 0, 1)
+            except StoreAwayError:
+                since = clock()  # nobody can take it
+                continue
+            if not found or (found[0].offset == first and clock() - since > LEASES * self._replica.lease):
+                return
+            if found[0].offset != first:
+                first, since = found[0].offset, clock()
 
     def open(self) -> None:
         self._run.inbox = Inbox(self._take)
@@ -49,11 +78,13 @@ class Box:
     def close(self) -> None:
         """What was not taken waits for the next run."""
         self._replica.store.unfollow(self._address)
+        if self._attending:
+            self._attending.cancel()
 
     def _fill(self, records: Sequence[Record]) -> None:
         for record in records:
             try:
-                message = self._run.enabled.message(json.loads(record.body))
+                message = self._run.enabled.message(from_json(record.body, allow_inf_nan=False))
             except Exception:  # of a replica with another version of the plugin
                 log.exception("source %s cannot take what was published to it", self._run.enabled.name)
                 continue
@@ -77,7 +108,3 @@ class Box:
             log.debug("the box of source %s is trimmed the next time", self._address.source)
         finally:
             self._is_trimming = False
-
-
-def _box_of(address: Address) -> Address:
-    return Address(address.source, f"{address.name}.box")

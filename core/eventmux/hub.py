@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from .box import post
 from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
 from .errors import DrainingError, FullError
 from .fanout import Fanout
 from .farewells import Farewells
-from .identity import shared_address
 from .loader import Loader
 from .meter import Meter
 from .policy import Limits
@@ -137,17 +135,18 @@ class Hub:
             raise
 
     async def post(self, want: Wanted, body: bytes) -> None:
-        """The same for a source whose run may be on another replica, with the JSON of the message."""
+        """The same for a source whose run may be on another replica, with the JSON of the message as it came."""
         assert self._replica  # noqa: S101 - see `is_shared`
         if self.is_draining:
             raise DrainingError("the service is shutting down")
         await self.load([want], Start())
         if self._catalog:
             self._check([want], self._catalog)
-        await post(self._replica, shared_address(want.enabled, want.parameters), body)
-        if run := self._runs.current(want.enabled, want.parameters, is_replay=False):
-            with self._runs.attending(run):  # so that there is one somewhere
-                pass
+        run = self._runs.current(want.enabled, want.parameters, is_replay=False)
+        if run is None or run.box is None:
+            raise FullError(f"source {want.enabled.name!r} has no log now")
+        with self._runs.attending(run):  # first, for where there is no room for a run nothing is to be posted
+            await run.box.post(body)
 
     @staticmethod
     def _check(wanted: Sequence[Wanted], catalog: Catalog) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from .box import Box
     from .catalog import EnabledSource
     from .channel import Channel
     from .part import Log, Seat
@@ -54,7 +55,7 @@ class Run:
     nothing more will come. `failure`: the last one.
 
     `log`: where its events go; it is the channel where there is no store. `seat`: what says whether it may run here;
-    while it may not, or runs on another replica, its state is `remote`.
+    while it may not, or runs on another replica, its state is `remote`. `box`: what fills its inbox from the store.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Run:
         self._tally = tally or Tally()
         self.size = len(fingerprint(parameters))  # bytes that a client has sent
         self.inbox: Inbox[BaseModel] | None = Inbox() if enabled.source.takes else None
+        self.box: Box | None = None
         self.state: State = "idle"
         self._on_over = on_over
         self._failures = 0

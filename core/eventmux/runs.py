@@ -162,7 +162,8 @@ class Runs:
         run = self._new(want, standing.epoch, None if want.enabled.shared else principal)
         channel = run.channel
         takes = want.enabled.shared and want.enabled.source.takes
-        tenancy = Tenancy(self, run, Box(self._replica, address, run) if takes else None)
+        run.box = Box(self._replica, address, run) if takes else None
+        tenancy = Tenancy(self, run, run.box)
         channel.history.begin_after(standing.last)
         self.rename(run, standing.epoch, aliases_of(standing.lineage))
         part: SharedLog | RemoteLog
@@ -249,7 +250,7 @@ class Runs:
         """
         if len(self._alive) + self.closing.abandoned < self._limits.runs:
             return
-        lingering = (run for run in self._expiries if run in self._alive and not run.inbox)
+        lingering = (run for run in self._expiries if run in self._alive and not run.inbox and not _is_needed(run))
         if run := next(iter(self._detached), None) or next(lingering, None):
             self._expire(run)
         else:
@@ -290,7 +291,7 @@ class Runs:
         try:
             yield
         finally:
-            if not run.channel.streams:
+            if not run.channel.streams and run in self._alive:  # it may have been let go meanwhile
                 self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
 
     def _linger(self, run: Run, seconds: float) -> None:
@@ -309,7 +310,7 @@ class Runs:
         """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty, or
         in the store anyway.
         """
-        if run.seat and run.seat.is_needed and not self.is_draining:
+        if _is_needed(run) and not self.is_draining:
             self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
         elif run.enabled.shared and run.state != "over" and run.channel.history.last and not run.seat:
             self._stop(run)
@@ -396,6 +397,11 @@ class Runs:
         for run in self.all():
             self.forget(run)
         await self.closing.wait()
+
+
+def _is_needed(run: Run) -> bool:
+    """Whether other replicas need it, or what was published here."""
+    return bool((run.seat and run.seat.is_needed) or (run.box and run.box.is_attended))
 
 
 def _taken(run: Run) -> int:

@@ -52,7 +52,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.hub = Hub(settings.limits, settings.catalog, replica=replica_of(settings.config.store))
+        self.replica = replica_of(settings.config.store)
+        self.hub = Hub(settings.limits, settings.catalog, replica=self.replica)
         self.faults: tuple[str, ...] = ()
         self._parts: list[Part] = []
         self._tell_pending()

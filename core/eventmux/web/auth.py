@@ -13,19 +13,22 @@ from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
 from ..access import EVERYBODY, NOBODY, Principal
-from ..authority import INVALID, Authority, digest
+from ..authority import INVALID, Authority
 from ..config import AuthConfig
+from ..cursor import mark_of
 from ..errors import AuthenticationError, CredentialsError, FullError
-from ..tickets import Tickets
-from .credentials import TICKET, credentials_of, proof_of
+from .credentials import credentials_of, proof_of
 from .hook import asked
+from .opening import USED
 from .reach import Reach
 
 if TYPE_CHECKING:
     from ..catalog import Catalog
     from ..settings import Settings
     from ..subscription import Subscription
+    from ..tickets import Grant, Ticket, Tickets
 
+FOUND = "eventmux.found"  # in the scope: the ticket by which it was found out who asks
 RULES = "eventmux.rules"  # in the scope: by which it was found out who asks
 
 
@@ -34,8 +37,8 @@ class Guard:
     its tickets stay. `on_change` is told then, by what it can ask whether somebody may still read what he reads.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.tickets = Tickets()
+    def __init__(self, settings: Settings, tickets: Tickets) -> None:
+        self.tickets = tickets
         self.on_change: Callable[[Callable[[Principal, Iterable[str]], bool]], None] = _nothing
         self._config: AuthConfig | None = None
         self._authority: Authority | None = None
@@ -93,7 +96,7 @@ class Guard:
             return EVERYBODY
         token, ticket = credentials_of(request)
         if ticket is not None:
-            return self._holder(request, ticket, by_ticket=by_ticket)
+            return await self._holder(request, ticket, by_ticket=by_ticket)
         for plugin in self._hooks:
             if found := await asked(plugin, request):
                 return found
@@ -120,33 +123,33 @@ class Guard:
         return principal
 
     async def issue(self, request: Request) -> tuple[str, float]:
-        """A ticket for who asks, and its seconds. Raises TooManyTicketsError beside what `require_principal` does."""
+        """A ticket for who asks, and its seconds. Raises TooManyTicketsError and FullError beside what
+        `require_principal` does.
+        """
         principal = await self.require_principal(request)
         lifetime = (self._config or AuthConfig()).ticket_lifetime
         token, _ = credentials_of(request)
-        credential = digest(token) if token else b""
-        return self.tickets.issue(principal, credential, lifetime), lifetime
+        credential = self._authority.credential(principal, token) if self._authority and token else b""
+        return await self.tickets.issue(principal, credential, lifetime), lifetime
+
+    @staticmethod
+    def ticket(request: Request) -> Ticket | None:
+        """By which it was found out who asks. It is to be claimed before a stream is opened."""
+        found: Ticket | None = request.scope.get(FOUND)
+        return found
 
     def opening(self, request: Request, subscribe: Callable[[], Subscription]) -> Callable[[], Subscription]:
-        """`subscribe`, by which a ticket of the request is used. Nothing else opens a stream with it meanwhile. Raises
-        FullError where there are other rules by now than those by which it was found out who asks.
+        """`subscribe`, by which the ticket of the request is used, if it has one. Raises FullError where there are
+        other rules by now than those by which it was found out who asks.
         """
-        given, rules = request.scope.get(TICKET), request.scope[RULES]
-
-        def check() -> Subscription:
-            if rules is not self._rules:
-                raise FullError("who may read what has just been changed")
-            return subscribe()
-
-        if self.is_open or not given:
-            return check
-        text, proof = given[0].get_secret_value(), proof_of(request)
+        ticket, rules = self.ticket(request), request.scope[RULES]
 
         def use() -> Subscription:
-            if not self.tickets.is_good(text, proof):
-                raise AuthenticationError(USED)
-            subscription = check()
-            self.tickets.use(text, subscription)
+            if rules is not self._rules:
+                raise FullError("who may read what has just been changed")
+            subscription = subscribe()
+            if ticket:
+                ticket.open(subscription)
             return subscription
 
         return use
@@ -156,27 +159,26 @@ class Guard:
             raise AuthenticationError(INVALID)
         return await self._authority.principal(token)
 
-    def _holder(self, request: HTTPConnection, ticket: str, *, by_ticket: bool) -> Principal:
+    async def _holder(self, request: HTTPConnection, ticket: str, *, by_ticket: bool) -> Principal:
         if not by_ticket:
             raise AuthenticationError("a ticket opens a stream, and nothing else: bring a token")
-        found = self.tickets.holder(ticket, proof_of(request))
-        principal = found and self._renewed(*found)
+        found = await self.tickets.find(ticket, proof_of(request))
+        principal = self._renewed(found.grant) if found else None
         if principal is None:
             raise AuthenticationError(USED)
+        request.scope[FOUND] = found
         return principal
 
-    def _renewed(self, principal: Principal, credential: bytes) -> Principal | None:
-        if principal.scheme == "hook":
-            return principal if self._hooks else None
-        now = self._authority.renewed(principal, credential) if self._authority else None
-        return now and replace(now, mark=principal.mark)
+    def _renewed(self, grant: Grant) -> Principal | None:
+        now: Principal | None = grant.principal if self._hooks else None
+        if grant.principal.scheme != "hook":
+            now = self._authority.renewed(grant.principal, grant.credential) if self._authority else None
+        return now and replace(now, mark=mark_of(grant.proof))
 
     async def close(self) -> None:
+        self.tickets.close()
         if self._authority:
             await self._authority.close()
-
-
-USED = "this ticket is used, or too old: get a new one by POST /tickets"
 
 
 def _nothing(_: object) -> None:

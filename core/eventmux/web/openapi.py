@@ -65,6 +65,7 @@ _TICKETS: Schema = {
         },
         "401": _REFUSALS["401"],
         "429": {"description": "Too many tickets wait to be used", "content": PROBLEM},
+        "503": {"description": "The store is away", "content": PROBLEM},
     },
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -33,7 +32,7 @@ def publishing(enabled: EnabledSource, streams: Streams) -> Endpoint:
             parameters.refuse(list(parameters.located(invalid, lambda loc: ("body", *loc))))
         hub = streams.service.hub
         if hub.is_shared:
-            await hub.post(wanted, json.dumps(body).encode())
+            await hub.post(wanted, text if body else b"{}")
         else:
             hub.publish(wanted, message, len(text))
         return Response(status_code=202)

@@ -17,7 +17,8 @@ from .formats import SSE
 from .portable import PortableOutlet
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from starlette.types import Receive, Scope, Send
 
@@ -58,10 +59,10 @@ class EventStream(EventSourceResponse):
         form: Format,
         delivery: Delivery,
         expires: float | None = None,
-        load: Callable[[], Awaitable[None]] | None = None,
+        opening: Callable[[], AbstractAsyncContextManager[None]] | None = None,
     ) -> None:
-        """`expires`: when the client's right to the stream ends, in seconds since 1970. `load`: what comes right before
-        `subscribe`, if anything must.
+        """`expires`: when the client's right to the stream ends, in seconds since 1970. `opening`: in what `subscribe`
+        is called, if in anything.
         """
         self.__dict__.update(_blank(form.media_type))
         self.raw_headers = list(self.raw_headers)
@@ -69,7 +70,7 @@ class EventStream(EventSourceResponse):
         self._format = form
         self._delivery = delivery
         self._expires = expires
-        self._load = load
+        self._opening = opening
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD":
@@ -78,15 +79,20 @@ class EventStream(EventSourceResponse):
         extension: dict[str, Any] = (scope.get("extensions") or {}).get(CONNECTION) or {}
         connection: Protocol | None = extension.get("connection")
         try:
-            if self._load:
-                await self._load()
-            if connection and connection.is_gone:
-                return  # nothing is begun for nobody
-            subscription = self._subscribe()
+            if self._opening is None:
+                subscription = self._begin(connection)
+            else:
+                async with self._opening():
+                    subscription = self._begin(connection)
         except FullError as full:
             await self._turn_away(scope, receive, send, full)
         else:
-            await self._run(subscription, receive, send, connection)
+            if subscription:
+                await self._run(subscription, receive, send, connection)
+
+    def _begin(self, connection: Protocol | None) -> Subscription | None:
+        """None for nobody: its client has gone."""
+        return None if connection and connection.is_gone else self._subscribe()
 
     async def _run(self, subscription: Subscription, receive: Receive, send: Send, connection: Protocol | None) -> None:
         try:

@@ -15,6 +15,7 @@ from ..errors import MAX_FAULTS, FullError
 from ..selection import Selection, Start
 from ..trace import parse_traceparent
 from . import formats, parameters
+from .opening import opening
 from .response import EventStream
 from .visits import Caller, Visits
 
@@ -134,8 +135,9 @@ class Streams:
         caller = Caller(principal, tuple([source.name for source in enabled]), address, trace)
         subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
         begin = partial(self.visits.begin, caller, subscribe)
-        load = partial(self.service.hub.load, wanted, start) if self.service.hub.is_shared else None
-        return EventStream(begin, form, self.delivery, principal.expires, load)
+        load, ticket = partial(self.service.hub.load, wanted, start), self.guard.ticket(request)
+        before = partial(opening, load, ticket) if ticket or self.service.hub.is_shared else None
+        return EventStream(begin, form, self.delivery, principal.expires, before)
 
 
 def _raise(error: Exception) -> NoReturn:
