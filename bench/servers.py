@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .load import HERE, compiled, cores
 from .peers.shape import QUERY, TOKEN
-from .process import ROOT
+from .process import ROOT, free_port
 from .work import PRODUCT, Work
 
 PATIENCE = 20.0  # seconds for a server to start, or to end
@@ -36,11 +36,14 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed."""
+    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed, and the
+    `store` of its configuration, which only the product has.
+    """
 
     port: int
     folder: Path
     node: Path | None = None
+    store: str = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ def product(work: Work, place: Place) -> Recipe:
         "sources": sources,
         "streams": {"all": names},
         "plugins": {"dir": str(HERE / "local")},
+        "store": place.store,
         "limits": {"new_streams": 1_000_000},  # the peers have no such limit
     }
     is_guarded = shape.kind.startswith("quotes")
@@ -184,18 +188,20 @@ def nchan_module(nginx: str) -> str:
 
 
 @contextlib.contextmanager
-def running(server: str, work: Work, folder: Path, node: Path | None) -> Iterator[Running]:
+def running(
+    server: str, work: Work, folder: Path, node: Path | None, *, store: str = "memory", core: int | None = None
+) -> Iterator[Running]:
     """The server, listening, pinned to its core. Ended on leaving, and killed if it does not end.
 
     Raises NotFoundError, StartError, NoCompilerError, LoadError.
     """
-    place = Place(_free_port(), folder, node)
+    place = Place(free_port(), folder, node, store)
     recipe = SERVERS[server](work, place)
     log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(recipe.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:
-        os.sched_setaffinity(process.pid, {cores()[0]})  # before it has threads: they do as the first one
+        os.sched_setaffinity(process.pid, {cores()[0] if core is None else core})  # before it has threads: they do as the first one
         _wait_until_listening(process, place.port, log)
         recipe.prepare(place.port)
         time.sleep(0.3)  # what it does once it listens is not to be in the figures
@@ -207,11 +213,6 @@ def running(server: str, work: Work, folder: Path, node: Path | None) -> Iterato
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
