@@ -73,8 +73,8 @@ def product(work: Work, place: Place) -> Recipe:
     for channel, name in enumerate(names):
         paced = {"rate": shape.rate, "burst": shape.burst, "phase": channel / shape.channels}
         # An idle source is one whose next event is hours away.
-        params = {"shared": paced, "idle": {"rate": 0.0001}}.get(shape.kind, {})
-        sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": params}
+        kinds = {"shared": paced, "idle": {"rate": 0.0001}, "private": {"rate": shape.rate}}
+        sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": kinds.get(shape.kind, {})}
     sources |= {"quotes": {}, "quote": {}, "tokens": {}}
     config = place.folder / "plugins.yaml"
     text: dict[str, object] = {

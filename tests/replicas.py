@@ -27,6 +27,7 @@ class CableStore(MemoryStore):
     def __init__(self, shelf: Shelf) -> None:
         super().__init__(shelf)
         self.is_cut = False
+        self.appends = 0  # that were asked for
         self._on_return: Callable[[], None] = lambda: None
         self._kept: dict[Address, tuple[int, Any]] = {}
 
@@ -70,6 +71,7 @@ class CableStore(MemoryStore):
         return await super().claim(claims)
 
     async def append(self, appends: Any) -> Any:
+        self.appends += len(appends)
         await self._pass()
         return await super().append(appends)
 
