@@ -201,7 +201,8 @@ def running(
     with log.open("wb") as file:
         process = subprocess.Popen(recipe.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:
-        os.sched_setaffinity(process.pid, {cores()[0] if core is None else core})  # before it has threads: they do as the first one
+        # Before it has threads: they do as the first one.
+        os.sched_setaffinity(process.pid, {cores()[0] if core is None else core})
         _wait_until_listening(process, place.port, log)
         recipe.prepare(place.port)
         time.sleep(0.3)  # what it does once it listens is not to be in the figures

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import redis
 
 from .process import free_port
 
+OWN = ("info", "scan", "hget", "ping", "client|setinfo")  # commands of this module, which the service does not use
 PROGRAMS = ("redis-server", "valkey-server")
 PATIENCE = 10.0  # seconds for it to start, or to end
 
@@ -29,28 +30,24 @@ class NoStoreError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What it has done until now. `cpu_us`: as it accounts itself; `calls`: of commands, by clients and by scripts;
-    `asked`: of these by clients; `sent`, `received`: bytes.
+    """What it has done until now. `cpu_us`: as it accounts itself; `calls`: of each command, by clients and by scripts;
+    `sent`, `received`: bytes.
     """
 
     cpu_us: float
-    calls: int
-    asked: int
+    calls: Mapping[str, int]
     sent: int
     received: int
 
     def __sub__(self, before: Done) -> Done:
+        calls = {name: count - before.calls.get(name, 0) for name, count in self.calls.items()}
         return Done(
-            self.cpu_us - before.cpu_us,
-            self.calls - before.calls,
-            self.asked - before.asked,
-            self.sent - before.sent,
-            self.received - before.received,
+            self.cpu_us - before.cpu_us, calls, self.sent - before.sent, self.received - before.received
         )
 
 
 class Store:
-    """One that runs. Reading what it has done is itself a command, which counts."""
+    """One that runs. `url`: for the service."""
 
     def __init__(self, port: int, pid: int, client: redis.Redis) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
@@ -62,17 +59,24 @@ class Store:
         return str(self._info("server")["redis_version"])
 
     def done(self) -> Done:
+        """Without what is asked here."""
         cpu, stats = self._info("cpu"), self._info("stats")
-        calls = sum(int(one["calls"]) for one in self._info("commandstats").values())
-        spent = cpu["used_cpu_user"] + cpu["used_cpu_sys"]
-        asked = int(stats["total_commands_processed"])
-        sent, received = stats["total_net_output_bytes"], stats["total_net_input_bytes"]
-        return Done(float(spent) * 1e6, calls, asked, int(sent), int(received))
+        calls = {name.removeprefix("cmdstat_"): int(one["calls"]) for name, one in self._info("commandstats").items()}
+        spent = float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+        return Done(
+            spent * 1e6,
+            {name: count for name, count in calls.items() if name not in OWN},
+            int(stats["total_net_output_bytes"]),
+            int(stats["total_net_input_bytes"]),
+        )
 
     def appended(self) -> int:
         """Events of all logs that there are, those that were let go too."""
         heads = list(self._client.scan_iter("*:h", count=1000))
-        return sum(int(self._client.hget(head, "l") or 0) for head in heads)
+        lasts = self._client.pipeline(transaction=False)
+        for head in heads:
+            lasts.hget(head, "l")
+        return sum(int(last or 0) for last in lasts.execute())
 
     def memory(self) -> int:
         """Bytes that are in use."""
@@ -83,9 +87,6 @@ class Store:
         keys = list(self._client.scan_iter(pattern, count=1000))
         return [int(self._client.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0)) for key in keys]
 
-    def clear(self) -> None:
-        self._client.flushall()
-
     def _info(self, section: str) -> dict[str, Any]:
         return dict(self._client.info(section))
 
@@ -93,7 +94,7 @@ class Store:
 def program() -> str:
     """The machine's own, else one that a package has put beside Python. Raises NoStoreError."""
     own = str(Path(sys.executable).parent)
-    places = os.get_exec_path() + ["/usr/sbin", "/usr/local/sbin"]
+    places = [*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin"]
     for folder in [*(place for place in places if place != own), own]:
         for name in PROGRAMS:
             if found := shutil.which(name, path=folder):

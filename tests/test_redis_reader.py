@@ -1,4 +1,4 @@
-"""How much is asked of Redis: what many do at once is one step, and who follows many logs does not ask for each event."""
+"""How Redis is asked: in the words that it reads, and by who follows many logs not for each event."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ BATCH = 128  # claims or appends that are sent together
 RENEWALS = 3  # in the time of a lease
 BOX_ROOM = 10_000  # messages of other replicas that may wait
 PATIENCE = 0.1  # seconds between tries of a store that is away
-# Seconds that a copy may be behind. 200 answers of 40 tokens a second each: a tenth of a second makes four events of one
-# append, which is a third of what they cost Redis (docs/measurements.md).
+# Seconds that a copy may be behind. Of 200 answers of 40 tokens a second each a tenth of a second makes four events of
+# one append, which is a third of what they cost Redis otherwise (docs/measurements.md).
 BEHIND = 0.1
 REST_SECONDS = 2.0  # for what a run has left to append when it rests
 
