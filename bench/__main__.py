@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .about import surroundings
-from .load import LoadError, NoCompilerError, compiled, cores, run_load
+from .load import LoadError, NoCompilerError, compiled, cores, load_options, run_load
 from .picture import picture
 from .process import raise_fd_limit
 from .recorded import Recorded, write
@@ -83,26 +83,12 @@ def measure_once(work: Work, server: str, number: int, node: Path | None) -> Run
             running(server, work, Path(folder), node) as one,
         ):
             stalled = work.stalled if server != "unstalled" else 0
-            found = run_load([*_load_options(work, stalled), *one.load], pid=one.pid, port=one.port)
+            found = run_load([*load_options(work, stalled), *one.load], pid=one.pid, port=one.port)
     except (NotFoundError, StartError, NoCompilerError, LoadError, OSError) as error:
         return Run(work.name, server, number, error=str(error))
     if fault := fault_of(work, found):
         return Run(work.name, server, number, error=fault)
     return Run(work.name, server, number, found)
-
-
-def _load_options(work: Work, stalled: int) -> list[str]:
-    numbers = {
-        "clients": work.clients,
-        "warm": max(20, work.storm),  # those who connect first must not pay more than those who come in the storm
-        "stalled": stalled,
-        "storm": work.storm,
-        "parallel": work.parallel,
-        "seconds": work.seconds,
-        "settle": work.settle,
-        "ready": work.ready,
-    }
-    return [f"--{name}={number}" for name, number in numbers.items()]
 
 
 def _command(options: argparse.Namespace) -> str:

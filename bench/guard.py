@@ -40,7 +40,7 @@ def cases(fanout: float, private: float) -> list[Case]:
     servers = (PRODUCT, NAIVE)
     # 50 events/s: enough of them in a second to count, and far from what would overload a slow machine.
     shared = Work("fan-out", "200 subscribers of one source", Shape("shared", rate=50), 200, (), servers)
-    own = Work("private", "50 private sources", Shape("private"), 50, (), servers)
+    own = Work("private", "50 private sources", Shape("private", rate=0), 50, (), servers)
     return [Case(shared, fanout), Case(own, private)]
 
 

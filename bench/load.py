@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .work import Work
+
 HERE = Path(__file__).resolve().parent
 FLAGS = ("-O2", "-std=gnu11", "-Wall", "-Wextra")
 PATIENCE = 240.0  # seconds for one run, connecting and a storm included
@@ -51,6 +53,21 @@ def cores() -> tuple[int, int | None]:
     """The server's and the load client's. None: there is only one, and they share it."""
     allowed = sorted(os.sched_getaffinity(0))
     return allowed[0], allowed[1] if len(allowed) > 1 else None
+
+
+def load_options(work: Work, stalled: int) -> list[str]:
+    """What the work asks for."""
+    numbers = {
+        "clients": work.clients,
+        "warm": max(20, work.storm),  # those who connect first must not pay more than those who come in the storm
+        "stalled": stalled,
+        "storm": work.storm,
+        "parallel": work.parallel,
+        "seconds": work.seconds,
+        "settle": work.settle,
+        "ready": work.ready,
+    }
+    return [f"--{name}={number}" for name, number in numbers.items()]
 
 
 def run_load(options: Sequence[str], *, pid: int, port: int) -> Found:

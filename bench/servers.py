@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .load import HERE, compiled, cores
 from .peers.shape import QUERY, TOKEN
-from .process import ROOT
+from .process import ROOT, free_port
 from .work import PRODUCT, Work
 
 PATIENCE = 20.0  # seconds for a server to start, or to end
@@ -36,11 +36,14 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed."""
+    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed, and the
+    `store` of its configuration, which only the product has.
+    """
 
     port: int
     folder: Path
     node: Path | None = None
+    store: str = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,15 @@ def product(work: Work, place: Place) -> Recipe:
     for channel, name in enumerate(names):
         paced = {"rate": shape.rate, "burst": shape.burst, "phase": channel / shape.channels}
         # An idle source is one whose next event is hours away.
-        params = {"shared": paced, "idle": {"rate": 0.0001}}.get(shape.kind, {})
-        sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": params}
+        kinds = {"shared": paced, "idle": {"rate": 0.0001}, "private": {"rate": shape.rate}}
+        sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": kinds.get(shape.kind, {})}
     sources |= {"quotes": {}, "quote": {}, "tokens": {}}
     config = place.folder / "plugins.yaml"
     text: dict[str, object] = {
         "sources": sources,
         "streams": {"all": names},
         "plugins": {"dir": str(HERE / "local")},
+        "store": place.store,
         "limits": {"new_streams": 1_000_000},  # the peers have no such limit
     }
     is_guarded = shape.kind.startswith("quotes")
@@ -184,18 +188,21 @@ def nchan_module(nginx: str) -> str:
 
 
 @contextlib.contextmanager
-def running(server: str, work: Work, folder: Path, node: Path | None) -> Iterator[Running]:
+def running(
+    server: str, work: Work, folder: Path, node: Path | None, *, store: str = "memory", core: int | None = None
+) -> Iterator[Running]:
     """The server, listening, pinned to its core. Ended on leaving, and killed if it does not end.
 
     Raises NotFoundError, StartError, NoCompilerError, LoadError.
     """
-    place = Place(_free_port(), folder, node)
+    place = Place(free_port(), folder, node, store)
     recipe = SERVERS[server](work, place)
     log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(recipe.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     try:
-        os.sched_setaffinity(process.pid, {cores()[0]})  # before it has threads: they do as the first one
+        # Before it has threads: they do as the first one.
+        os.sched_setaffinity(process.pid, {cores()[0] if core is None else core})
         _wait_until_listening(process, place.port, log)
         recipe.prepare(place.port)
         time.sleep(0.3)  # what it does once it listens is not to be in the figures
@@ -207,11 +214,6 @@ def running(server: str, work: Work, folder: Path, node: Path | None) -> Iterato
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -129,7 +129,7 @@ WORKS = (
     Work(
         "private",
         "200 clients with a private source each, one typed event in each turn of the loop; the product keeps history",
-        Shape("private"),
+        Shape("private", rate=0),
         200,
         (Ratio("naive", 0.60), Ratio("native"), Ratio("floor")),
         (PRODUCT, "naive", "native", "floor"),
@@ -137,7 +137,7 @@ WORKS = (
     Work(
         "private-merge",
         "200 clients, each with a merge of two private sources of its own, typed events",
-        Shape("private", channels=2),
+        Shape("private", rate=0, channels=2),
         200,
         (Ratio("aiostream", 0.30),),
         (PRODUCT, "aiostream"),

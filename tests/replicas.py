@@ -28,6 +28,7 @@ class CableStore(MemoryStore):
         super().__init__(shelf)
         self.is_cut = False
         self.swaps: list[tuple[str, bytes | None, bytes | None, float]] = []  # that were asked for, done or not
+        self.appends = 0  # that were asked for
         self._on_return: Callable[[], None] = lambda: None
         self._kept: dict[Address, tuple[int, Any]] = {}
 
@@ -82,6 +83,7 @@ class CableStore(MemoryStore):
         return await super().claim(claims)
 
     async def append(self, appends: Any) -> Any:
+        self.appends += len(appends)
         await self._pass()
         return await super().append(appends)
 

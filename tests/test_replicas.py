@@ -11,6 +11,7 @@ import pytest
 from eventmux import Context, Event, Inbox, source
 from eventmux.channel import WINDOW_EVENTS
 from eventmux.policy import Bounds
+from eventmux.replica import BEHIND
 from eventmux.runs import Wanted
 from replicas import LEASE, Site, sites, until
 from service import enable
@@ -311,6 +312,21 @@ def test_a_private_run_is_replayed_and_followed_on_another_replica() -> None:
     run(main())
 
 
+def test_a_copy_takes_what_has_come_for_a_while_by_one_append_but_for_a_reader_at_once() -> None:
+    async def main() -> None:
+        feed = counting(1_000, pause=BEHIND / 10)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.look().numbers[-1:] >= [500])
+            assert a.store.appends < 500 / 10 + 5
+            before = a.store.appends
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            await until(lambda: other.look().taking.is_ended)
+            assert a.store.appends - before > 300, "it is hurried on for who reads it elsewhere"
+
+    run(main())
+
+
 def test_a_private_run_is_nobody_elses_on_another_replica_either() -> None:
     async def main() -> None:
         feed = counting(400, pause=0.01)
@@ -352,7 +368,7 @@ def test_when_the_replica_of_a_private_run_has_died_there_is_what_there_was_and_
             one = Seen(await a.take(feed.enabled))
             await until(lambda: one.has(20))
             cursor = one.taking.cursor
-            await until(lambda: one.has(40))
+            await until(lambda: one.has(40 + 1 + int(BEHIND / 0.1)))
             a.store.cut()
             other = Seen(await b.take(feed.enabled, cursor=cursor))
             await until(lambda: other.look().taking.is_ended)

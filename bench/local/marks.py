@@ -33,7 +33,7 @@ async def marks(
     burst: Annotated[int, Field(ge=1)] = 1,
     phase: Annotated[float, Field(ge=0, le=1)] = 0.0,
 ) -> AsyncIterator[Mark]:
-    """`rate` events a second; with rate 0, `burst` of them in every turn of the loop.
+    """`burst` events at once, `rate` times a second; with rate 0 in every turn of the loop.
 
     `phase`: by which part of the pause between two events these are later than another source's, so that the events of
     several sources do not come all at once, which is cheaper to deliver than what happens in life.
@@ -49,19 +49,22 @@ async def marks(
     due = (time.monotonic() // pause + 1 + phase) * pause
     while True:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        number += 1
-        yield make_mark(number)
+        for _ in range(burst):
+            number += 1
+            yield make_mark(number)
         due += pause
 
 
 @source
-async def tokens() -> AsyncIterator[Mark]:
-    """One event in every turn of the loop, as an upstream's socket would give them."""
+async def tokens(rate: Annotated[float, Field(ge=0)] = 0.0) -> AsyncIterator[Mark]:
+    """`rate` events a second; with rate 0 one in every turn of the loop, as an upstream's socket would give them."""
     number = 0
+    due = time.monotonic()
     while True:
         number += 1
         yield make_mark(number)
-        await asyncio.sleep(0)
+        due += 1 / rate if rate else 0.0
+        await asyncio.sleep(max(0.0, due - time.monotonic()) if rate else 0)
 
 
 @source(shared=True)

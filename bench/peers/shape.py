@@ -16,9 +16,10 @@ TOKEN = "the-token-of-the-benchmark"  # noqa: S105 - it guards nothing
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`shared`: `channels` sources for all, each `rate` events a second; with rate 0, `burst` events in every turn of
-    the loop. `private`: `channels` sources for each client, one event in every turn. `idle`: a shared source that
-    says nothing. `quotes-*`: a route with parameters and authentication, whose source has one event at once.
+    """`shared`: `channels` sources for all, each `burst` events at once, `rate` times a second; with rate 0 in every
+    turn of the loop. `private`: `channels` sources for each client, each `rate` events a second; with rate 0 one in
+    every turn. `idle`: a shared source that says nothing. `quotes-*`: a route with parameters and authentication, whose
+    source has one event at once. Bursts with a rate, and private sources with one, are of the product alone.
     """
 
     kind: Kind

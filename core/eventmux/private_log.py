@@ -76,7 +76,10 @@ class PrivateLog:
 
     def append(self, frame: Frame) -> None:
         self._channel.append(frame)
-        self._replica.mark(self)
+        if self._term is None or self.is_needed:
+            self._replica.mark(self)
+        else:
+            self._replica.mark_later(self)
 
     def end(self, reason: str) -> None:
         self._channel.end(reason)

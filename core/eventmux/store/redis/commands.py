@@ -136,6 +136,19 @@ def swap(names: Names, key: str, before: bytes | None, after: bytes | None, seco
     )
 
 
+def packed(commands: Sequence[Command], run_id: str) -> bytes:
+    """As the server reads them, in one piece: redis-py takes a call and two joins for each word, 6 µs of an event."""
+    parts = []
+    for command in commands:
+        parts.append(b"*%d\r\n" % len(command))
+        for word in command:
+            data = word if type(word) is bytes else str(word).encode()
+            if word is RUN_ID:
+                data = run_id.encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
 def _script(script: scripts.Script, *keys: str) -> Command:
     return ("EVALSHA", script.sha, len(keys), *keys)
 

@@ -30,7 +30,7 @@ from redis.exceptions import (
 )
 
 from ...errors import ConfigError
-from .commands import RUN_ID, Command
+from .commands import Command, packed
 from .replies import Parser
 from .scripts import ALL
 
@@ -153,12 +153,11 @@ class Link:
         connection = self._connection
         if connection is None:
             raise LostError(f"no connection to {self.name}")
-        run_id = self.run_id
-        words = [tuple(run_id if word is RUN_ID else word for word in command) for command in commands]
+        words = packed(commands, self.run_id)
         answers: list[Any] = []
         try:
             async with asyncio.timeout(timeout):
-                await connection.send_packed_command(connection.pack_commands(words), check_health=False)
+                await connection.send_packed_command(words, check_health=False)
                 while len(answers) < len(commands):
                     answers.append(await self._answer(connection))
         except TimeoutError:

@@ -177,6 +177,9 @@ class RedisStore:
         self, items: Sequence[T], address_of: Callable[[T], Address], command: Callable[[Names, T], Command]
     ) -> list[Any]:
         """The answers in the order of the items; each shard is asked once, and all at once."""
+        if len(self._shards) == 1:
+            (shard,) = self._shards
+            return await shard.asker.ask([command(shard.names, item) for item in items])
         shards = [self._shard(address_of(item)) for item in items]
         order = sorted(range(len(items)), key=lambda i: self._shards.index(shards[i]))
         groups = [(shard, list(group)) for shard, group in groupby(order, key=lambda i: shards[i])]

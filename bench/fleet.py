@@ -1,0 +1,141 @@
+"""Some replicas over one Redis, or one alone with its memory, under load: what it costs each of them, and Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cases import MEMORY
+from .load import Found, LoadError, cores, load_options, run_load
+from .process import raise_fd_limit
+from .results import Figures, fault_of, figures_of
+from .servers import Running, running
+from .store import Done, Store, store
+from .work import PRODUCT, Work
+
+SPARE_FILES = 300
+PATIENCE = 20.0  # seconds until the first event is in Redis
+BEFORE = 0.5  # seconds from then on until Redis is looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What Redis has done in a while, and how many events were appended in it."""
+
+    done: Done
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`founds`: of the load client of each replica, the one that writes first. `whole`: what Redis has done in all."""
+
+    founds: Sequence[Found]
+    kept: Kept | None = None
+    whole: Done | None = None
+
+
+def measure(work: Work, fleet: str) -> Figures:
+    """Raises NoCompilerError, NoStoreError, StartError, and LoadError where something was not as it should be."""
+    count = 1 if fleet == MEMORY else int(fleet)
+    raise_fd_limit(work.clients + SPARE_FILES)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        redis = None if fleet == MEMORY else stack.enter_context(store(folder, core=cores()[1]))
+        replicas = list(_replicas(work, count, redis, folder, stack))
+        seen = _watched(work, replicas, redis)
+    for found in seen.founds:
+        if fault := fault_of(work, found):
+            raise LoadError(fault)
+    return _figures(work, seen)
+
+
+def _replicas(
+    work: Work, count: int, redis: Store | None, folder: Path, stack: contextlib.ExitStack
+) -> Iterator[Running]:
+    allowed = sorted(os.sched_getaffinity(0))
+    for number in range(count):
+        place = folder / f"replica-{number}"
+        place.mkdir()
+        where = redis.url if redis else MEMORY
+        core = allowed[number % len(allowed)]
+        yield stack.enter_context(running(PRODUCT, work, place, None, store=where, core=core))
+
+
+def _watched(work: Work, replicas: Sequence[Running], redis: Store | None) -> Seen:
+    """The first replica has subscribers before the others, and so it is the one that runs the source."""
+    before = redis.done() if redis else None
+    with ThreadPoolExecutor(len(replicas)) as threads:
+        founds = [threads.submit(_load, work, replicas[0])]
+        if redis is None or before is None:
+            return Seen([founds[0].result()])
+        _wait_until_appended(redis, founds[0])
+        founds += [threads.submit(_load, work, replica) for replica in replicas[1:]]
+        time.sleep(BEFORE)
+        kept = _kept(redis, work.seconds)
+        return Seen([found.result() for found in founds], kept, redis.done() - before)
+
+
+def _load(work: Work, one: Running) -> Found:
+    return run_load([*load_options(work, work.stalled), *one.load], pid=one.pid, port=one.port)
+
+
+def _wait_until_appended(redis: Store, load: Future[Found]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not redis.appended():
+        if load.done():
+            load.result()
+        if time.monotonic() > deadline:
+            raise LoadError(f"nothing was appended in {PATIENCE:g} s")
+        time.sleep(0.05)
+
+
+def _kept(redis: Store, seconds: float) -> Kept:
+    before, first = redis.done(), redis.appended()
+    time.sleep(seconds)
+    return Kept(redis.done() - before, redis.appended() - first)
+
+
+def _figures(work: Work, seen: Seen) -> Figures:
+    """Of one replica all that there is of a server. Of all of them: CPU for each delivered event, and for each event
+    that was made of the one that runs the source and of the others; the delays at either. Of Redis: for each event.
+    """
+    first, *others = [figures_of(found) for found in seen.founds]
+    steady = [found["steady"] for found in seen.founds]
+    figures = dict(first)
+    figures["server_waited"] = max(one["server_waited"] for one in (first, *others))
+    events = sum(one["events"] for one in steady)
+    if events:
+        figures["us_per_event"] = sum(one["server_cpu_us"] for one in steady) / events
+        figures["wire_bytes"] = sum(one["bytes"] for one in steady) / events
+        made = [one["server_cpu_us"] * work.clients / max(1, one["events"]) for one in steady]
+        figures["writer_us"] = made[0]
+        if others:
+            figures["reader_us"] = statistics.mean(made[1:])
+            for name in ("p50_ms", "p99_ms"):
+                figures[f"other_{name}"] = statistics.mean(one[name] for one in others)
+    return figures | _of_redis(work, seen)
+
+
+def _of_redis(work: Work, seen: Seen) -> Figures:
+    if seen.kept is None or seen.whole is None:
+        return {}
+    figures = {"redis_connect_us": seen.whole.cpu_us / work.clients}
+    done, events = seen.kept.done, seen.kept.events
+    if events:
+        figures |= {
+            "redis_us": done.cpu_us / events,
+            "redis_calls": sum(done.calls.values()) / events,
+            "redis_appends": done.calls.get("evalsha", 0) / events,
+            "redis_reads": done.calls.get("xread", 0) / events,
+            "redis_received": done.received / events,
+            "redis_sent": done.sent / events,
+        }
+    return figures
