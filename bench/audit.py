@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 MOST_RSS, SPARE_FDS = 300 * MIB, 80  # what a process may have, and open files beside its clients
 LEFT_RUNS = 12  # in a process whose clients have gone: logs of shared sources, and the one that is asked
 LEFT_TASKS = 40
-PRIVATE = (*FINITE, "endless", "held")
+PRIVATE = (*FINITE, "endless")
 ASKED = 4  # times, so that each worker of a replica is asked, most likely
 MARGIN = 20.0  # seconds
 
@@ -103,7 +103,7 @@ async def _too_much(scene: Scene, shelf: Shelf, result: Result) -> list[str]:
     wrong = [f"left in Redis: {keys[kind]} keys of {kind}" for kind, count in most.items() if keys[kind] > count]
     for replica in scene.replicas:
         for _ in range(ASKED * (len(replica.serving) > 1) or 1):
-            found = await replica.get("/sse/held", Accept="application/json")
+            found = await replica.get("/sse/held?trim=true", Accept="application/json")
             wrong += (
                 _of_process(found[0]["data"], replica.name) if found else [f"{replica.name} says nothing of itself"]
             )
