@@ -110,6 +110,7 @@ class Asker:
             await self._asked.wait()
             self._asked.clear()
             if await self.link.is_stale():
+                await self.link.drop()
                 self._asked.set()
                 raise LostError(f"{self.link.name} has closed the connection")
             waiting, self._waiting = self._waiting, []
