@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from eventmux import Context, Event, Inbox, source
 from eventmux.channel import WINDOW_EVENTS
+from eventmux.errors import StoreAwayError
 from eventmux.policy import Bounds
 from eventmux.runs import Wanted
 from replicas import LEASE, Site, sites, until
@@ -356,6 +357,53 @@ def test_when_the_replica_of_a_private_run_has_died_there_is_what_there_was_and_
             await until(lambda: other.look().taking.is_ended)
             assert other.numbers[:20] == list(range(21, 41))
             assert other.controls == [("stream.end", "lost")]
+
+    run(main())
+
+
+def test_a_private_run_is_not_called_lost_because_the_store_was_away_for_all() -> None:
+    async def main() -> None:
+        feed = counting(2_000, pause=0.1)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(20))
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            await until(lambda: other.has(40))
+            a.store.cut()
+            b.store.cut()
+            await asyncio.sleep(3 * LEASE)
+            b.store.mend()
+            await asyncio.sleep(LEASE / 2)
+            a.store.mend()
+            await until(lambda: other.look().taking.is_ended, 300)
+            assert other.numbers == list(range(21, 2_001))
+            assert other.controls == [("stream.end", "completed")]
+
+    run(main())
+
+
+async def patient(site: Site, feed: Feed, cursor: str) -> Seen:
+    """A client that comes back until it is let in."""
+    while True:
+        try:
+            return Seen(await site.take(feed.enabled, cursor=cursor))
+        except StoreAwayError:
+            await asyncio.sleep(1)
+
+
+def test_who_has_more_of_a_private_run_than_its_dead_replica_had_copied_is_told_that_it_is_lost() -> None:
+    async def main() -> None:
+        feed = counting(1_000, pause=0.1)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(20))
+            a.store.cut()
+            await until(lambda: one.has(40))
+            other = await patient(b, feed, one.taking.cursor)
+            await until(lambda: other.look().taking.is_ended)
+            assert other.controls == [("stream.end", "lost")], "and no other run in its place"
+            assert other.numbers == []
+            assert feed.open == 1
 
     run(main())
 

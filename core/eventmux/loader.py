@@ -134,19 +134,11 @@ class Loader:
                 standing = await self._claim(Claim(address, self._replica.id, self._replica.lease, 0.0))
                 if standing and standing.label == private_label(want.enabled, want.parameters, start.principal):
                     run = self._runs.adopt(want, address, standing, start.principal)
-                    if position.offset > standing.last and standing.is_owned and standing.ended is None:
-                        await self._await_copy(run, position)
+            if run and isinstance(run.seat, RemoteLog):
+                # The client may be faster than the copy: it waits for that, or until the run is known to be lost.
+                await run.seat.mirror.reach(position.offset)
             if run:
                 await self._bring(run, position)
-
-    async def _await_copy(self, run: Run, position: Position) -> None:
-        """The client may be faster than the copy."""
-        assert isinstance(run.seat, RemoteLog)  # noqa: S101 - it has just been adopted
-        try:
-            async with asyncio.timeout(SECONDS / 2):
-                await run.seat.mirror.reach(position.offset)
-        except TimeoutError:
-            return  # there was no such position
 
     async def _claim(self, claim: Claim) -> Standing | None:
         (standing,) = await self._replica.store.claim([claim])
