@@ -55,7 +55,7 @@ class Mirror:
         channel = self.channel
         history = channel.history
         for record in records:
-            if record.epoch != channel.epoch:
+            if record.epoch != channel.epoch and record.offset > channel.aliases.get(record.epoch, -1):
                 self._store.unfollow(self.address)
                 self._on_stranger()
                 break
