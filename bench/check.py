@@ -136,8 +136,8 @@ class Promise:
         known = self._of(source)
         self.counts[f"gap {reason}" + " (cursor of another source)" * known.is_doubtful] += 1
         if reason in RERUN:
-            if source not in self.shared and not (self.can_lose or known.is_doubtful):
-                raise Violation(f"the run of {source} is gone before its linger is over")
+            if not self.may_begin_anew(source, known):
+                raise Violation(f"{source}: a gap {reason}, and its log cannot be gone")
             known.n, known.log, known.not_log, known.slack, known.is_doubtful = None, None, known.log, 0, False
         elif missed is None:
             if not known.is_fresh:
@@ -163,8 +163,16 @@ class Promise:
         elif reason == "limit":
             if self.delivered != self.limit:
                 raise Violation(f"{source} has ended after {self.delivered} events, and the limit is {self.limit}")
-        elif reason != "lost" or source != "paid" or not (self.can_lose or known.is_doubtful):
+        elif reason != "lost" or not self.may_be_lost(source, known):
             raise Violation(f"{source} has ended: {reason}")
+
+    def may_begin_anew(self, source: str, known: Known) -> bool:
+        """Whether another log may take the place of the one that the client knows."""
+        return source in self.shared or self.can_lose or known.is_doubtful
+
+    def may_be_lost(self, source: str, known: Known) -> bool:
+        """Whether a run may be gone without another in its place."""
+        return source == "paid" and (self.can_lose or known.is_doubtful)
 
     def _moved(self, cursor: Cursor) -> None:
         """The cursor covers what was delivered, what was not asked for, and what a gap names; nothing else."""

@@ -22,22 +22,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0  # seconds for the service to start, or to end
 
 
-class Served:
-    """A running service. `rss`: bytes; `cpu`: seconds used until now."""
+class Measured:
+    """What the operating system says of a process. `rss`: bytes; `cpu`: seconds used until now. OSError: it is gone."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
-        self.pid = process.pid
-        self.port = port
-        self._process = process
-        self._log = log
-
-    @property
-    def exit_code(self) -> int | None:
-        return self._process.poll()
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
 
     def rss(self) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(re.findall(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[0]) * 1024
+        found = re.findall(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+        return int(found[0]) * 1024 if found else 0  # none: it has just ended
 
     def cpu(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -45,6 +39,20 @@ class Served:
 
     def fds(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+class Served(Measured):
+    """A running service."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+        super().__init__(process.pid)
+        self.port = port
+        self._process = process
+        self._log = log
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")

@@ -26,12 +26,13 @@ class Block:
 class Reader:
     """Bytes of a response in, blocks out. A block that is not complete is not there, as for an EventSource.
 
-    `is_complete`: the server has ended the response in an orderly way.
+    `is_complete`: the server has ended the response in an orderly way. `is_stream`: its end was not known at its
+    beginning; who is turned away gets another answer.
     """
 
     def __init__(self, *, lines: bool = False) -> None:
         self.status = 0
-        self.is_complete = False
+        self.is_complete = self.is_stream = False
         self._lines = lines
         self._raw = bytearray()
         self._text = bytearray()
@@ -58,14 +59,14 @@ class Reader:
                 return
             self.status = int(head.split(b" ", 2)[1])
             self._raw = bytearray(rest)
-            if b"transfer-encoding: chunked" not in head.lower():
-                self.is_complete = True
+            self.is_stream = b"transfer-encoding: chunked" in head.lower()
+            self.is_complete = not self.is_stream
         while self._raw and not self.is_complete and self._chunk():
             pass
 
     @property
     def body(self) -> bytes:
-        return bytes(self._text)
+        return bytes(self._text if self.is_stream else self._raw)
 
     def _chunk(self) -> bool:
         """Take what there is of one chunk; False if more bytes are needed."""
@@ -150,10 +151,13 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-def request(path: str, **headers: str) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1"]
+def request(path: str, body: bytes | None = None, **headers: str) -> bytes:
+    """A POST where there is a body."""
+    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode()
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
 async def held(port: int, *, trim: bool = False) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import platform
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bench.redis_process import DURABLE, RedisProcess
 from certificates import make_certificate
 from eventsource import PATIENCE, wait_until
 from restart import free_port
@@ -185,12 +185,11 @@ class Redis:
         return {}
 
 
-class RedisServer(Redis):
+class RedisServer(RedisProcess, Redis):
     """A server of a test's own, on a port of 127.0.0.1 or on a Unix socket, with a directory of its own.
 
-    What it acknowledged is there after `restart` and after `kill`: with `appendonly` it writes a command to its file
-    before it answers. `appendfsync` is `no`, since `everysec` writes up to two seconds late while the disk is busy, and
-    only a machine that dies could tell the difference. `options` are lines of redis.conf. `url` stays the same.
+    What it acknowledged is there after `restart` and after `kill`, with `appendonly`. `options` are lines of
+    redis.conf. `url` stays the same.
     """
 
     def __init__(
@@ -210,22 +209,21 @@ class RedisServer(Redis):
         """`user` is one of ACL, with `rules`; without it `password` is that of the default user. `maxmemory` is Redis'
         `8mb`, and `policy` what is done when it is reached.
         """
+        # pytest's own directory is too long a path for a socket
+        RedisProcess.__init__(self, program.path, Path(tempfile.mkdtemp(prefix="redis-")))
         self.program = program
-        self.path = Path(tempfile.mkdtemp(prefix="redis-"))  # pytest's is too long a path for a socket
         self.port = port or free_port()
         self.user, self.password = user, password
         self.transport = transport
         self.certificate: Path | None = None
-        self.process: subprocess.Popen[bytes] | None = None
         self._operator = (OPERATOR, secrets.token_hex(16)) if user else ("", password)
-        super().__init__(self._at((user, password), self.port))
+        Redis.__init__(self, self._at((user, password), self.port))
         lines: dict[str, str] = {
             "bind": "127.0.0.1",
             "dir": str(self.path),
             "logfile": str(self.log),
+            **DURABLE,
             "appendonly": "yes" if appendonly else "no",
-            "appendfsync": "no",
-            "save": '""',
             "repl-diskless-sync-delay": "0",
             "maxmemory-policy": policy,
             **self._listening(),
@@ -234,51 +232,20 @@ class RedisServer(Redis):
             **({"masteruser": OPERATOR} if user else {}),
             **(options or {}),
         }
-        text = [f"{name} {value}" for name, value in lines.items()]
+        text: list[str] = []
         if user:
-            text += [
+            text = [
                 f"user {user} on {_quoted('>' + password)} {rules}",
                 f"user {OPERATOR} on >{self._operator[1]} ~* &* +@all",
             ]
             text += ["user default off"]
         elif password:
-            text += [f"requirepass {_quoted(password)}"]
-        (self.path / "redis.conf").write_text("\n".join(text) + "\n", "utf-8")
-
-    @property
-    def log(self) -> Path:
-        return self.path / "redis.log"
+            text = [f"requirepass {_quoted(password)}"]
+        self.write_config(lines, *text)
 
     def url_at(self, port: int) -> str:
         """As `url`, by another port: that of a relay."""
         return self._at((self.user, self.password), port)
-
-    def start(self) -> None:
-        """It answers, and has loaded what it had, when this returns."""
-        assert self.process is None, "it runs"
-        with self.log.open("ab") as log:
-            command = [self.program.path, str(self.path / "redis.conf")]
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.path)
-        wait_until(self._answers, "Redis to answer")
-
-    def stop(self) -> None:
-        """SIGTERM: in order, all is on the disk."""
-        assert self._end(signal.SIGTERM) == 0, self.log.read_text()
-
-    def kill(self) -> None:
-        """SIGKILL: nothing is said, the kernel closes the connections."""
-        assert self._end(signal.SIGKILL) == -signal.SIGKILL
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """It does nothing until `resume`, and its connections stay open; the kernel takes new ones."""
-        self._running().send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
 
     def cut_clients(self) -> int:
         """Close all connections of clients; how many there were. They are there again at once, if they want to."""
@@ -317,10 +284,7 @@ class RedisServer(Redis):
 
     def close(self) -> None:
         """End it, however it is, and forget its data."""
-        if self.process:
-            self.process.kill()
-            self.process.wait(PATIENCE)
-            self.process = None
+        super().close()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -331,20 +295,7 @@ class RedisServer(Redis):
     ) -> None:
         self.close()
 
-    def _end(self, sig: signal.Signals) -> int:
-        process = self._running()
-        process.send_signal(sig)
-        process.send_signal(signal.SIGCONT)  # who is paused ends, too
-        status = process.wait(PATIENCE)
-        self.process = None
-        return status
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        assert self.process, "it does not run"
-        return self.process
-
-    def _answers(self) -> bool:
-        assert self._running().poll() is None, self.log.read_text()
+    def answers(self) -> bool:
         try:
             return bool(self.command("PING"))
         except redis.ConnectionError:  # also: it loads its data

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import signal
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bench.ports import LOWEST, free_port
 from service import Process, serve_process
 
-LOWEST, HIGHEST = 20_000, 32_000  # ports
+__all__ = ["LOWEST", "RestartableService", "free_port", "restartable"]
 
 
 class RestartableService:
@@ -52,16 +50,3 @@ def restartable(config: str, path: Path, environ: Mapping[str, str] | None = Non
         yield service
     finally:
         service.close()
-
-
-def free_port() -> int:
-    """One that the kernel gives to nobody else while the service is down: Linux takes those for outgoing connections
-    from 32768 on, and who tries again and again to connect to such a port may end up connected to itself. Each process
-    of a test run has ports of its own, so that one is not taken while another's service is down.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    for port in random.sample(range(LOWEST + worker, HIGHEST, workers), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no free port")

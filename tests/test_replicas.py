@@ -10,9 +10,11 @@ import pytest
 
 from eventmux import Context, Event, Inbox, source
 from eventmux.channel import WINDOW_EVENTS
+from eventmux.errors import StoreAwayError
 from eventmux.policy import Bounds
 from eventmux.replica import BEHIND
 from eventmux.runs import Wanted
+from eventmux.store.memory import Shelf
 from replicas import LEASE, Site, sites, until
 from service import enable
 from taking import Taking
@@ -216,6 +218,61 @@ def test_a_run_goes_on_for_readers_on_another_replica_when_its_own_have_left() -
     run(main())
 
 
+def restart(shelf: Shelf) -> None:
+    """What a store does that may have lost something, and has not: the logs go on under other epochs."""
+    for log in shelf.logs.values():
+        log.epoch = f"E{len(log.lineage)}xx"
+        log.lineage.append((log.epoch, log.last))
+
+
+def test_a_cursor_with_an_epoch_that_its_new_replica_has_not_heard_of_is_no_gap() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one, other = await reading(a, feed), await reading(b, feed)
+            feed.put(3)
+            await until(lambda: one.has(3) and other.has(3))
+            b.store.cut()
+            restart(a.store.shelf)
+            feed.put(3)
+            await until(lambda: one.has(6))
+            b.store.mend()
+            b.replica._due.clear()  # the client is faster
+            moved = await reading(b, feed, one.taking.cursor)
+            feed.put(1)
+            await until(lambda: moved.has(7) and other.has(7))
+            assert (moved.numbers, moved.controls) == ([7], [])
+            assert (other.numbers, other.controls) == ([1, 2, 3, 4, 5, 6, 7], [])
+
+    run(main())
+
+
+def test_a_replica_that_is_behind_when_a_log_gets_another_epoch_reads_all_of_it() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one, other = await reading(a, feed), await reading(b, feed)
+            feed.put(3)
+            await until(lambda: one.has(3) and other.has(3))
+            b.store.cut()
+            feed.put(3)
+            await until(lambda: one.has(6))
+            restart(a.store.shelf)
+            feed.put(3)
+            await until(lambda: one.has(9))
+            kept, b.store._kept = b.store._kept, {}
+            b.store.mend()  # it learns of the other epoch before it reads
+            await until(lambda: one.taking.cursor[:4] == other.taking.cursor[:4])
+            for address, (after, sink) in kept.items():
+                if address not in b.store._followed:
+                    b.store.follow(address, after, sink)
+            await until(lambda: other.has(9))
+            assert other.numbers == list(range(1, 10))
+            assert other.controls == []
+
+    run(main())
+
+
 def test_a_replica_that_ends_hands_its_runs_over_at_once() -> None:
     async def main() -> None:
         feed = Feed()
@@ -374,6 +431,90 @@ def test_when_the_replica_of_a_private_run_has_died_there_is_what_there_was_and_
             await until(lambda: other.look().taking.is_ended)
             assert other.numbers[:20] == list(range(21, 41))
             assert other.controls == [("stream.end", "lost")]
+
+    run(main())
+
+
+def test_a_private_run_is_not_called_lost_because_the_store_was_away_for_all() -> None:
+    async def main() -> None:
+        feed = counting(400, pause=0.5)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(4))
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            await until(lambda: other.has(8))
+            a.store.cut()
+            b.store.cut()
+            await asyncio.sleep(3 * LEASE)
+            b.store.mend()
+            await asyncio.sleep(LEASE / 2)
+            a.store.mend()
+            await until(lambda: other.look().taking.is_ended, 300)
+            assert other.numbers == list(range(5, 401))
+            assert other.controls == [("stream.end", "completed")]
+
+    run(main())
+
+
+def test_a_private_run_outlives_its_last_reader_on_another_replica_as_long_as_one_on_its_own() -> None:
+    async def main() -> None:
+        feed = counting(400, pause=0.5)  # and a linger of 60
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(4))
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            one.taking.close()
+            await until(lambda: other.has(80))
+            b.store.cut()
+            await until(lambda: feed.yielded >= 130)
+            b.store.mend()
+            await until(lambda: other.look().taking.is_ended, 300)
+            assert other.numbers == list(range(5, 401))
+            assert other.controls == [("stream.end", "completed")]
+
+    run(main())
+
+
+def test_a_private_run_that_has_expired_while_the_store_was_away_is_lost_to_who_waits_for_it() -> None:
+    async def main() -> None:
+        feed = counting(100_000, pause=0.5)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(4))
+            one.taking.close()
+            a.store.cut()
+            await until(lambda: feed.open == 0, 300)
+            a.store.mend()
+            await asyncio.sleep(LEASE)
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            await until(lambda: other.look().taking.is_ended)
+            assert other.controls == [("stream.end", "lost")]
+
+    run(main())
+
+
+async def patient(site: Site, feed: Feed, cursor: str) -> Seen:
+    """A client that comes back until it is let in."""
+    while True:
+        try:
+            return Seen(await site.take(feed.enabled, cursor=cursor))
+        except StoreAwayError:
+            await asyncio.sleep(1)
+
+
+def test_who_has_more_of_a_private_run_than_its_dead_replica_had_copied_is_told_that_it_is_lost() -> None:
+    async def main() -> None:
+        feed = counting(1_000, pause=0.1)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(20))
+            a.store.cut()
+            await until(lambda: one.has(40))
+            other = await patient(b, feed, one.taking.cursor)
+            await until(lambda: other.look().taking.is_ended)
+            assert other.controls == [("stream.end", "lost")], "and no other run in its place"
+            assert other.numbers == []
+            assert feed.open == 1
 
     run(main())
 

@@ -3,7 +3,9 @@
 import asyncio
 import ctypes
 import gc
+import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -21,11 +23,15 @@ COUNTED = ("Subscription", "Run", "Channel", "Frame", "RequestResponseCycle")  #
 
 
 class Item(Event):
-    """`log`: the log that `n` counts in, from 1; a run that continues a log goes on counting."""
+    """`log`: the log that `n` counts in, from 1; a run that continues a log goes on counting. `by`: which run of which
+    process has made it; `made`: when, by a clock that all processes of a machine have.
+    """
 
     source: str
     log: str
     n: int
+    by: str = ""
+    made: float = 0.0
     pad: str = ""
 
 
@@ -49,10 +55,12 @@ class Numbers:
         last = ctx.last
         self._source, self._pad = ctx.source, "x" * size
         self._log, self._n = (last.log, last.n) if isinstance(last, Item) else (secrets.token_hex(4), 0)
+        self._by = f"{os.getpid()}.{secrets.token_hex(3)}"
 
     def next(self) -> Item | Third:
         self._n += 1
-        return (Item if self._n % 3 else Third)(source=self._source, log=self._log, n=self._n, pad=self._pad)
+        kind = Item if self._n % 3 else Third
+        return kind(source=self._source, log=self._log, n=self._n, by=self._by, made=time.monotonic(), pad=self._pad)
 
 
 async def _paced(numbers: Numbers, rate: float, count: int | None = None) -> AsyncIterator[Item | Third]:

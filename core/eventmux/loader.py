@@ -73,6 +73,9 @@ class Loader:
             await self._settle(address)
             position = _position(want, start)
             run = self._found(want, position, start)
+            if run is None and position and isinstance(part := self._replica.at(address), SharedLog):
+                await self._review(part)
+                run = self._found(want, position, start)
             if run is None and position:
                 run = await self._adopt_shared(want, address, position)
             if run and position:
@@ -107,6 +110,12 @@ class Loader:
             return None
         return self._runs.adopt(want, address, standing, None)
 
+    async def _review(self, part: SharedLog) -> None:
+        """Have it know what its log is now: another replica may have given that another epoch, and told a client."""
+        last = part.last
+        part.stand(await self._claim(part.claim() or self._look(part.address)), last)
+        await part.rested()  # where the store has another log by now
+
     async def _settle(self, address: Address) -> None:
         """Wait until a run that rests has let go its lease."""
         if isinstance(part := self._replica.at(address), SharedLog):
@@ -117,7 +126,7 @@ class Loader:
         if not isinstance(part, SharedLog | RemoteLog):
             return
         if position.offset > channel.history.last and channel.ended is None:
-            standing = await self._claim(Claim(part.address, self._replica.id, self._replica.lease, self._replica.keep))
+            standing = await self._claim(self._look(part.address))
             if standing and standing.last >= position.offset and position.epoch in dict(standing.lineage):
                 await part.mirror.reach(position.offset)
         if channel.holds(position):
@@ -134,19 +143,15 @@ class Loader:
                 standing = await self._claim(Claim(address, self._replica.id, self._replica.lease, 0.0))
                 if standing and standing.label == private_label(want.enabled, want.parameters, start.principal):
                     run = self._runs.adopt(want, address, standing, start.principal)
-                    if position.offset > standing.last and standing.is_owned and standing.ended is None:
-                        await self._await_copy(run, position)
+            if run and isinstance(run.seat, RemoteLog):
+                # The client may be faster than the copy: it waits for that, or until the run is known to be lost.
+                await run.seat.mirror.reach(position.offset)
             if run:
                 await self._bring(run, position)
 
-    async def _await_copy(self, run: Run, position: Position) -> None:
-        """The client may be faster than the copy."""
-        assert isinstance(run.seat, RemoteLog)  # noqa: S101 - it has just been adopted
-        try:
-            async with asyncio.timeout(SECONDS / 2):
-                await run.seat.mirror.reach(position.offset)
-        except TimeoutError:
-            return  # there was no such position
+    def _look(self, address: Address) -> Claim:
+        """One that wants nothing but to know."""
+        return Claim(address, self._replica.id, self._replica.lease, self._replica.keep)
 
     async def _claim(self, claim: Claim) -> Standing | None:
         (standing,) = await self._replica.store.claim([claim])

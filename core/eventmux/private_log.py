@@ -55,14 +55,14 @@ class PrivateLog:
         return True
 
     def rest(self, closing: asyncio.Task[bool] | None, *, is_leaving: bool) -> None:  # noqa: ARG002 - for all parts
-        if is_leaving and self._term is not None and not self._told.is_set():
+        if not is_leaving:
+            self._replica.discard(self)
+            if self._term is not None:
+                self._replica.drop(self.address)
+        elif self._term is not None and not self._told.is_set():
             if self._ended is None:
                 self._ended = LOST
             self._replica.spawn(self._finish(), f"rest {self.address.source}")
-        else:
-            self._replica.discard(self)
-            if self._term is not None and not is_leaving:
-                self._replica.drop(self.address)
 
     async def _finish(self) -> None:
         self._replica.mark(self)
@@ -71,8 +71,6 @@ class PrivateLog:
                 await self._told.wait()
         except TimeoutError:
             log.warning("source %s: what a run said last is not in the store", self.address.source)
-        finally:
-            self._replica.discard(self)
 
     def append(self, frame: Frame) -> None:
         self._channel.append(frame)
@@ -119,7 +117,8 @@ class PrivateLog:
         self._replica.mark(self)
 
     def hear(self, reached: int) -> None:
-        self._followed_until = asyncio.get_running_loop().time() + self._replica.lease
+        # As long as after a reader here: also where the store is away, and no word comes.
+        self._followed_until = asyncio.get_running_loop().time() + self._keep
         self._channel.reached(min(reached, self._channel.history.last))
 
     def batch(self) -> Append | None:

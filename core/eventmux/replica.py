@@ -235,11 +235,14 @@ class Replica:
     def _hear(self, records: Sequence[Record]) -> None:
         for record in records:
             word, value, source, name = record.body.decode().split(" ")
-            part = self._parts.get(Address(source, name))
+            address = Address(source, name)
+            part = self._parts.get(address)
             if part and word == "free":
                 self.hurry(part)
             elif part and word == "reached":
                 part.hear(int(value))
+            elif word == "reached":
+                self.drop(address)  # its run is gone, and the store was away when that was to be said
         self.spawn(self._trim(records[-1].offset), "replica trims its box")
 
     async def _trim(self, offset: int) -> None:

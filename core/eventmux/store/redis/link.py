@@ -163,7 +163,7 @@ class Link:
         except TimeoutError:
             await self.drop()
             raise LostError(f"{self.name} does not answer within {timeout:g} s") from None
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's, of a transport that is closed
             await self.drop()
             raise _told(self.name, error) from error
         except BaseException:

@@ -37,7 +37,7 @@ class Parser(AsyncBaseParser):
     async def can_read(self) -> bool:
         """Something has come that was not asked for, or the end has."""
         stream = self._stream
-        if stream is None or self._at < len(self._buffer) or stream.at_eof():
+        if stream is None or self._at < len(self._buffer) or stream.at_eof() or stream.exception():
             return True
         return bool(stream._buffer)  # type: ignore[attr-defined] # noqa: SLF001 - as redis-py's
 

@@ -1,0 +1,78 @@
+"""A Redis that a measurement breaks, and what the replicas have left in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .ports import free_port
+from .process import PATIENCE
+from .redis_process import DURABLE, RedisProcess, installed
+
+if TYPE_CHECKING:
+    from eventmux.store.contract import Record
+
+NO_TTL = -1
+
+
+class Shelf(RedisProcess):
+    """On a port of its own. Raises OSError where no program is installed."""
+
+    def __init__(self, path: Path) -> None:
+        program = installed()
+        if program is None:
+            raise OSError("redis-server or valkey-server must be installed")
+        super().__init__(program, path)
+        self.port = free_port()
+        lines = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(path), "logfile": str(self.log), **DURABLE}
+        self.write_config(lines)
+
+    def answers(self) -> bool:
+        with self._client() as client, contextlib.suppress(redis.RedisError):
+            return bool(client.ping())
+        return False
+
+    def keys(self) -> Counter[str]:
+        """How many there are of each kind: the source of a log, else `live`, `wake`, `box`."""
+        with self._client() as client:
+            return Counter(_kind(key.decode()) for key in client.scan_iter(count=1_000))
+
+    def eternal(self) -> list[str]:
+        """Keys that nothing will ever let go."""
+        with self._client() as client:
+            return [key.decode() for key in client.scan_iter(count=1_000) if client.pttl(key) == NO_TTL]
+
+    def version(self) -> str:
+        with self._client() as client:
+            return str(client.info("server")["redis_version"])
+
+    def log_of(self, source: str) -> Sequence[Record]:
+        """What is kept of the log of a shared source that has one log."""
+        from eventmux.store.redis.commands import records  # noqa: PLC0415 - what only this needs
+
+        with self._client() as client:
+            streams = [
+                key for key in client.scan_iter(count=1_000) if _kind(key.decode()) == source and key.endswith(b":s")
+            ]
+            if len(streams) != 1:
+                raise RuntimeError(f"{source} has {len(streams)} logs: {streams}")
+            entries = client.execute_command("XRANGE", streams[0], "-", "+")
+        return records([(name, [*fields.items()][0]) for name, fields in entries])
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[redis.Redis]:
+        client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE)
+        with contextlib.closing(client):
+            yield client
+
+
+def _kind(key: str) -> str:
+    """`{eventmux:0}:steady:digest:s` is of steady, `{eventmux:0}::replica:s` is a box of a replica."""
+    return key.partition("}:")[2].partition(":")[0] or "box"
