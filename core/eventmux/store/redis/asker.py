@@ -12,13 +12,14 @@ from redis.exceptions import MovedError, NoScriptError, ResponseError
 
 from ...errors import ConfigError, StoreAwayError
 from .commands import Command
-from .link import SOON, Backoff, Link, LostError
+from .greeting import FORBIDDEN, LostError
+from .link import SOON, Backoff, Link
 
 _log = logging.getLogger(__name__)
 
 PAUSE = 0.05  # seconds before a server is asked again that cannot yet
 # What a script's error has in its text, in 6.2 behind "ERR Error running script": the server takes nothing now.
-REFUSALS = ("READONLY", "MISCONF", "NOREPLICAS")
+REFUSALS = ("READONLY", "MISCONF", "NOREPLICAS", *FORBIDDEN)
 
 
 @dataclass(eq=False)
@@ -38,13 +39,18 @@ class _Question:
 
 
 class Asker:
-    """`fault`: why nothing can be asked now. `on_up` is called when it can be again."""
+    """`fault`: why nothing can be asked now; `on_fault` is called when that changes. `on_up` is called when something
+    can be asked again.
+    """
 
-    def __init__(self, link: Link, timeout: float, on_up: Callable[[], None]) -> None:
+    def __init__(
+        self, link: Link, timeout: float, on_up: Callable[[], None], on_fault: Callable[[], None] = lambda: None
+    ) -> None:
         self.link = link
         self.fault: str | None = None
         self._timeout = timeout
         self._on_up = on_up
+        self._on_fault = on_fault
         self._waiting: list[_Question] = []
         self._asked = asyncio.Event()
         self._is_up = asyncio.Event()
@@ -76,6 +82,7 @@ class Asker:
         """It cannot be asked now: whoever waits is told so."""
         self._is_up.clear()
         self.fault = reason
+        self._on_fault()
         waiting, self._waiting = self._waiting, []
         for question in waiting:
             question.fail(reason)
@@ -102,6 +109,7 @@ class Asker:
     def _came_up(self) -> None:
         was_away, self.fault = self.fault is not None, None
         self._is_up.set()
+        self._on_fault()
         if was_away:
             self._on_up()
 
@@ -109,9 +117,11 @@ class Asker:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            if await self.link.is_stale():
-                self._asked.set()
-                raise LostError(f"{self.link.name} has closed the connection")
+            try:
+                await self.link.verify()
+            except LostError:
+                self._asked.set()  # on the next connection
+                raise
             waiting, self._waiting = self._waiting, []
             await self._answer([one for one in waiting if not one.future.done()])
             backoff.reset()

@@ -36,6 +36,9 @@ class Names:
     def wake(self, reader: str) -> str:
         return f"{self._base}:wake:{reader}"
 
+    def probes(self) -> tuple[str, str]:
+        return f"{self._base}:probe:h", f"{self._base}:probe:s"
+
 
 def shard_of(text: str, shards: int) -> int:
     """The same in every process and version."""
@@ -125,6 +128,10 @@ def post(names: Names, address: Address, body: bytes, room: int, keep: float) ->
     return (*_script(scripts.POST, names.stream(address)), body, room, milliseconds(keep))
 
 
+def live(names: Names, replica: str, seconds: float) -> Command:
+    return (*_script(scripts.LIVE, names.live + replica), milliseconds(seconds))
+
+
 def swap(names: Names, key: str, before: bytes | None, after: bytes | None, seconds: float) -> Command:
     return (
         *_script(scripts.SWAP, names.value(key)),
@@ -134,6 +141,14 @@ def swap(names: Names, key: str, before: bytes | None, after: bytes | None, seco
         after or b"",
         milliseconds(seconds),
     )
+
+
+def load(script: scripts.Script) -> Command:
+    return "SCRIPT", "LOAD", script.text
+
+
+def probe(names: Names) -> Command:
+    return _script(scripts.PROBE, *names.probes())
 
 
 def _script(script: scripts.Script, *keys: str) -> Command:

@@ -15,7 +15,8 @@ from ...errors import ConfigError
 from ..contract import Address, Sink
 from .asker import Asker
 from .commands import MILLISECONDS, Names, Word, lineage_of, milliseconds, records
-from .link import Backoff, Link, LostError
+from .greeting import LostError
+from .link import Backoff, Link
 
 MAX_BLOCK = 2.0  # seconds that one XREAD waits
 WAKE_KEEP = 60.0
@@ -38,10 +39,20 @@ class _Followed:
 
 
 class Reader:
-    """`fault`: why nothing comes now. `on_return` is called when something can come again."""
+    """`fault`: why nothing comes now; `on_fault` is called when that changes. `on_return` is called when something can
+    come again.
+    """
 
     def __init__(
-        self, link: Link, asker: Asker, names: Names, timeout: float, max_block: float, on_return: Callable[[], None]
+        self,
+        link: Link,
+        asker: Asker,
+        names: Names,
+        timeout: float,
+        max_block: float,
+        *,
+        on_return: Callable[[], None],
+        on_fault: Callable[[], None],
     ) -> None:
         self.fault: str | None = None
         self.is_up = False
@@ -51,28 +62,38 @@ class Reader:
         self._timeout = timeout
         self._max_block = max_block
         self._on_return = on_return
+        self._on_fault = on_fault
         self._followed: dict[bytes, _Followed] = {}
         self._wake = names.wake(secrets.token_hex(8)).encode()
         self._woken = b"0-0"
         self._waking: asyncio.Future[list[Any]] | None = None
         self._is_reading = False
+        self._is_behind = False  # something is followed that the XREAD under way does not know
         self._server = ""
 
     def follow(self, address: Address, after: int, sink: Sink) -> None:
         self._followed[self._names.stream(address).encode()] = _Followed(address, b"%d-0" % after, sink)
+        self._is_behind = True
         if self._is_reading and self._waking is None:
-            self._waking = self._asker.put(
-                [
-                    ("XADD", self._wake, "MAXLEN", 1, "*", "", ""),
-                    ("PEXPIRE", self._wake, milliseconds(WAKE_KEEP)),
-                ]
-            )
-            self._waking.add_done_callback(self._is_woken)
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._waking = self._asker.put(
+            [
+                ("XADD", self._wake, "MAXLEN", 1, "*", "", ""),
+                ("PEXPIRE", self._wake, milliseconds(WAKE_KEEP)),
+            ]
+        )
+        self._waking.add_done_callback(self._is_woken)
 
     def _is_woken(self, asked: asyncio.Future[list[Any]]) -> None:
         self._waking = None
-        if not asked.cancelled() and (error := asked.exception()):  # it is followed when this XREAD ends, by itself
+        if asked.cancelled():
+            return
+        if error := asked.exception():  # what is new is followed when this XREAD ends, by itself
             _log.debug("the reader was not woken: %s", error)
+        elif self._is_reading and self._is_behind and asked.result()[0] == self._woken:
+            self._wake_up()  # the XREAD that was woken is over, and the next one had begun when more was followed
 
     def unfollow(self, address: Address) -> None:
         self._followed.pop(self._names.stream(address).encode(), None)
@@ -82,31 +103,41 @@ class Reader:
         backoff, was_away = Backoff(), self._asker.fault is not None
         while True:
             try:
-                await self._link.connect()
-                await self._asker.up()
-                if self._link.run_id != self._server:
-                    await self._look_back(list(self._followed.values()))
-                    self._server = self._link.run_id
-                self.is_up, self.fault = True, None
+                await self._begin()
                 if was_away:
                     self._on_return()
                 while True:
                     await self._round()
                     backoff.reset()
             except (LostError, ConfigError) as error:
-                self.fault = str(error)
+                if not self.is_up:  # it was not lost, but could not be had
+                    self._set_fault(str(error))
             except Exception as error:  # noqa: BLE001 - nobody waits for this task: it is said, and tried again
                 _log.exception("the reader of the store has failed")
-                self.fault = f"{type(error).__name__}, see the log"
+                self._set_fault(f"{type(error).__name__}, see the log")
                 await self._link.drop()
             finally:
                 self.is_up = False
             was_away = True
             await asyncio.sleep(backoff.next())
 
+    async def _begin(self) -> None:
+        """Be connected, and go on from where the server has what was read."""
+        await self._link.connect()
+        await self._asker.up()
+        if self._link.run_id != self._server:
+            await self._look_back(list(self._followed.values()))
+            self._server = self._link.run_id
+        self.is_up = True
+        self._set_fault(None)
+
+    def _set_fault(self, fault: str | None) -> None:
+        self.fault = fault
+        self._on_fault()
+
     async def _round(self) -> None:
         """One XREAD, and its records to their sinks."""
-        followed = dict(self._followed)
+        followed, self._is_behind = dict(self._followed), False
         count = min(MAX_COUNT, max(MIN_COUNT, ENTRIES // (len(followed) + 1)))
         block = int(self._max_block * MILLISECONDS)
         words: list[Word] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", self._wake, *followed, self._woken]
@@ -158,6 +189,8 @@ class Reader:
         await self._link.drop()
         if isinstance(error, MovedError):
             self._link.move((error.host, error.port))
+        else:
+            self.is_up = False
         raise LostError(f"{self._link.name}: {error.status_code or ''} {error}")
 
 

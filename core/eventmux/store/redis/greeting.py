@@ -1,0 +1,80 @@
+"""What a server is asked first on each connection: whether it is one that can be the store, and lets us.
+
+A refusal is found here, and not at the first append: so a server that takes nothing is away until it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    NoPermissionError,
+    ResponseError,
+    TryAgainError,
+)
+
+from ...errors import ConfigError
+from . import commands
+from .commands import Command, Names
+from .scripts import ALL
+
+OLDEST = (6, 2)
+# In what a server says to a user that may not: 6.2 and 7.0, newer ones, and where no script is between.
+FORBIDDEN = ("executing the script can't", "ACL failure", "NOPERM")
+
+
+class LostError(Exception):
+    """The server cannot be asked now; the text says why, and has no secrets."""
+
+
+def questions(names: Names) -> list[Command]:
+    # PEXPIRE: 6.2 lets a script write where it lets nobody else (min-replicas-to-write).
+    plain: list[Command] = [("INFO", "server"), ("INFO", "replication"), ("PEXPIRE", names.probes()[0], 1)]
+    return [*plain, *(commands.load(script) for script in ALL), commands.probe(names)]
+
+
+def check(name: str, answers: Sequence[Any]) -> str:
+    """The run id of the server. Raises ConfigError, LostError, or what it has answered."""
+    for answer in answers:
+        # The slot is about to move: the keys of a probe are looked for where it moves to.
+        if isinstance(answer, ResponseError) and not isinstance(answer, AskError | TryAgainError):
+            raise answer
+    server, replication, probed = answers[0], answers[1], answers[-1]
+    said = fields(server)
+    check_version(name, said.get("redis_version", ""))
+    if fields(replication).get("role") == "slave":
+        raise LostError(f"{name} is a replica, which takes nothing: name the master, or promote it")
+    if isinstance(probed, bytes) and probed:
+        text = probed.decode(errors="replace")
+        raise _forbidden(name, text) if any(word in text for word in FORBIDDEN) else LostError(f"{name}: {text}")
+    return said.get("run_id", "")
+
+
+def told(name: str, error: Exception) -> Exception:
+    """ConfigError for what waiting does not mend, LostError for all else."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return _forbidden(name, text)
+    if isinstance(error, ResponseError) and "DB index" in text:
+        return ConfigError([f"store: {name}: {text}"])
+    return LostError(text if name in text else f"{name}: {text}")
+
+
+def _forbidden(name: str, text: str) -> ConfigError:
+    return ConfigError([f"store: {name} refuses the user or the password, or a command of that user: {text}"])
+
+
+def fields(info: bytes) -> dict[str, str]:
+    """What INFO says."""
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {key: value.strip() for key, _, value in lines if value}
+
+
+def check_version(name: str, said: str) -> None:
+    """Raises ConfigError for one that is too old. What says none is taken for new enough."""
+    numbers = tuple(int(part) for part in said.split(".")[:2] if part.isdigit())
+    if numbers and numbers < OLDEST:
+        raise ConfigError([f"store: {name} is Redis {said}: 6.2 or newer is needed, or Valkey"])
