@@ -13,7 +13,7 @@ Word: TypeAlias = "bytes | str | int"
 Command: TypeAlias = "tuple[Word, ...]"
 
 RUN_ID = b"\0run id\0"  # stands in a command for the identity of the server that it is sent to
-EVENT_COST = 64  # bytes that an event costs in a stream beside its body, measured in tests/test_store_redis.py
+EVENT_COST = 96  # bytes that an event costs in a stream beside its body, measured in tests/test_store_redis.py
 MILLISECONDS = 1000
 
 

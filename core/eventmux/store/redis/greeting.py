@@ -38,19 +38,25 @@ def questions(names: Names) -> list[Command]:
 
 def check(name: str, answers: Sequence[Any]) -> str:
     """The run id of the server. Raises ConfigError, LostError, or what it has answered."""
-    for answer in answers:
-        # The slot is about to move: the keys of a probe are looked for where it moves to.
-        if isinstance(answer, ResponseError) and not isinstance(answer, AskError | TryAgainError):
-            raise answer
-    server, replication, probed = answers[0], answers[1], answers[-1]
+    server, replication, *rest = answers
+    _raise_first(answers[:2])
     said = fields(server)
     check_version(name, said.get("redis_version", ""))
     if fields(replication).get("role") == "slave":
         raise LostError(f"{name} is a replica, which takes nothing: name the master, or promote it")
+    _raise_first(rest)
+    probed = rest[-1]
     if isinstance(probed, bytes) and probed:
         text = probed.decode(errors="replace")
         raise _forbidden(name, text) if any(word in text for word in FORBIDDEN) else LostError(f"{name}: {text}")
     return said.get("run_id", "")
+
+
+def _raise_first(answers: Sequence[Any]) -> None:
+    """The first error, but for those of a slot that is about to move: a probe's keys are looked for where it goes."""
+    for answer in answers:
+        if isinstance(answer, ResponseError) and not isinstance(answer, AskError | TryAgainError):
+            raise answer
 
 
 def told(name: str, error: Exception) -> Exception:
