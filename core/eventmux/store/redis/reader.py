@@ -125,10 +125,10 @@ class Reader:
         """Be connected, and go on from where the server has what was read."""
         await self._link.connect()
         await self._asker.up()
+        self.is_up = True
         if self._link.run_id != self._server:
             await self._look_back(list(self._followed.values()))
             self._server = self._link.run_id
-        self.is_up = True
         self._set_fault(None)
 
     def _set_fault(self, fault: str | None) -> None:
