@@ -13,11 +13,10 @@ from redis.exceptions import MovedError, NoScriptError, ResponseError
 from ...errors import ConfigError, StoreAwayError
 from .commands import Command
 from .greeting import FORBIDDEN, LostError
-from .link import SOON, Backoff, Link
+from .link import PAUSE, SOON, Backoff, Link
 
 _log = logging.getLogger(__name__)
 
-PAUSE = 0.05  # seconds before a server is asked again that cannot yet
 # What a script's error has in its text, in 6.2 behind "ERR Error running script": the server takes nothing now.
 REFUSALS = ("READONLY", "MISCONF", "NOREPLICAS", *FORBIDDEN)
 
@@ -52,6 +51,7 @@ class Asker:
         self._on_up = on_up
         self._on_fault = on_fault
         self._waiting: list[_Question] = []
+        self._hindrance: str | None = None  # why what was asked last has to be asked again
         self._asked = asyncio.Event()
         self._is_up = asyncio.Event()
 
@@ -61,7 +61,8 @@ class Asker:
             async with asyncio.timeout(self._timeout):
                 return await self.put(commands)
         except TimeoutError:
-            raise StoreAwayError(self.fault or f"{self.link.name} does not answer within {self._timeout:g} s") from None
+            reason = self.fault or self._hindrance or f"{self.link.name} does not answer within {self._timeout:g} s"
+            raise StoreAwayError(reason) from None
 
     def put(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """As `ask`, for who does not wait for it."""
@@ -128,14 +129,14 @@ class Asker:
 
     async def _answer(self, questions: list[_Question]) -> None:
         """Ask them all; what a server could not answer is asked again, of another one if that was said."""
-        reason = f"{self.link.name} was lost"
+        reason, self._hindrance = f"{self.link.name} was lost", None
         try:
             while questions:
                 again = await self._exchange(questions)
                 questions = [one for one in questions if len(one.answers) < len(one.commands)]
                 if again is None:
                     continue
-                reason = f"{self.link.name}: {again}"
+                reason = self._hindrance = f"{self.link.name}: {again.status_code or ''} {again}"
                 await self._turn_to(again)
                 late = [one for one in questions if one.until < asyncio.get_running_loop().time()]
                 for one in late:

@@ -11,6 +11,7 @@ from typing import Any
 from redis.exceptions import (
     AskError,
     AuthenticationError,
+    MovedError,
     NoPermissionError,
     ResponseError,
     TryAgainError,
@@ -55,7 +56,8 @@ def check(name: str, answers: Sequence[Any]) -> str:
 def _raise_first(answers: Sequence[Any]) -> None:
     """The first error, but for those of a slot that is about to move: a probe's keys are looked for where it goes."""
     for answer in answers:
-        if isinstance(answer, ResponseError) and not isinstance(answer, AskError | TryAgainError):
+        is_on_its_way = isinstance(answer, AskError | TryAgainError) and not isinstance(answer, MovedError)
+        if isinstance(answer, ResponseError) and not is_on_its_way:
             raise answer
 
 

@@ -38,7 +38,8 @@ MAX_WAIT = 2.0  # seconds between two tries
 FIRST_WAIT = 0.05
 
 MAX_MOVES = 4  # from one node of a cluster to another until the one is found that has the slot
-# What a server says while it cannot do a thing that it will do soon.
+PAUSE = 0.05  # seconds before a server is asked again that cannot yet
+# What a server says while it cannot do a thing that it will do soon. MovedError is one of them, as an AskError.
 SOON = AskError | TryAgainError | ClusterDownError | MasterDownError
 
 

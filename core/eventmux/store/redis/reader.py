@@ -16,7 +16,7 @@ from ..contract import Address, Sink
 from .asker import Asker
 from .commands import MILLISECONDS, Names, Word, lineage_of, milliseconds, records
 from .greeting import LostError
-from .link import Backoff, Link
+from .link import PAUSE, SOON, Backoff, Link
 
 MAX_BLOCK = 2.0  # seconds that one XREAD waits
 WAKE_KEEP = 60.0
@@ -147,8 +147,17 @@ class Reader:
             (answer,) = await self._link.exchange([tuple(words)], self._max_block + self._timeout)
         finally:
             self._is_reading = False
+        if isinstance(answer, SOON) and not isinstance(
+            answer, MovedError
+        ):  # it is the right server, which has it in hand
+            self._set_fault(self._told(answer))
+            await asyncio.sleep(PAUSE)
+            return
         if isinstance(answer, ResponseError):
             await self._refused(answer)
+        if self.fault is not None:
+            self._set_fault(None)
+            self._on_return()
         for key, entries in answer or ():
             if key == self._wake:
                 self._woken = entries[-1][0]
@@ -191,7 +200,10 @@ class Reader:
             self._link.move((error.host, error.port))
         else:
             self.is_up = False
-        raise LostError(f"{self._link.name}: {error.status_code or ''} {error}")
+        raise LostError(self._told(error))
+
+    def _told(self, error: ResponseError) -> str:
+        return f"{self._link.name}: {error.status_code or ''} {error}"
 
 
 def _since(lineage: Sequence[tuple[str, int]], epoch: str, position: int) -> int:
