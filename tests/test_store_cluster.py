@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -165,3 +166,31 @@ async def test_a_node_that_dies_and_a_cluster_that_is_down_are_away_and_come_bac
 
 async def says(cluster: RedisCluster, state: str) -> bool:
     return all(info_of(node)["cluster_state"] == state for node in cluster.nodes)
+
+
+@pytest.mark.anyio
+async def test_while_the_node_that_the_url_names_is_dead_others_lead_to_where_the_keys_are(
+    cluster: RedisCluster,
+) -> None:
+    log, (dead, node, _) = address(), cluster.nodes
+    prefix = next(f"p{n}" for n in count() if cluster.owner(f"{{p{n}:0}}") is node)
+    for one in cluster.nodes:
+        one.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        one.command("CONFIG", "REWRITE")
+    store = RedisStore(dead.url, prefix=prefix, timeout=TIMEOUT, max_block=BLOCK)
+    await store.open(lambda: None)
+    try:
+        reader, writer = Reader(store, log), Writer(store, log)
+        await writer.begin()
+        await writer.write(5)
+        dead.kill()
+        node.kill()
+        await eventually(lambda: store.fault)
+        node.start()
+        await writer.write(5)
+        await eventually(lambda: reader.has(10))
+        assert reader.offsets == list(range(1, 11))
+    finally:
+        await store.close()
+        dead.start()
+        cluster.wait_for_all()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from redis.exceptions import ResponseError
 
 from eventmux.cursor import private_epoch
 from eventmux.errors import ConfigError, StoreAwayError
@@ -136,12 +137,13 @@ def info(**said: str) -> bytes:
 
 
 MASTER = info(role="master", connected_slaves="0")
+NO_CLUSTER = ResponseError("ERR This instance has cluster support disabled")
 
 
 @pytest.mark.parametrize("version", ["2.8.24", "5.0.14", "6.0.20", "6.1.242"])
 def test_a_server_that_is_too_old_is_refused_by_its_version(version: str) -> None:
     with pytest.raises(ConfigError, match=rf"^store: there is Redis {version}: 6.2 or newer is needed, or Valkey$"):
-        check("there", [info(redis_version=version, run_id="7"), MASTER, b""])
+        check("there", [info(redis_version=version, run_id="7"), MASTER, NO_CLUSTER, b""])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_a_server_that_is_too_old_is_refused_by_its_version(version: str) -> Non
     ],
 )
 def test_newer_ones_and_valkey_are_not(server: dict[str, str]) -> None:
-    assert check("there", [info(**server, run_id="7"), MASTER, b""]) == "7"
+    assert check("there", [info(**server, run_id="7"), MASTER, NO_CLUSTER, b""]) == "7"
     check_version("there", server.get("redis_version", ""))
 
 

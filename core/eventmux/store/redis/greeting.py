@@ -5,7 +5,7 @@ A refusal is found here, and not at the first append: so a server that takes not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from redis.exceptions import (
@@ -21,6 +21,7 @@ from ...errors import ConfigError
 from . import commands
 from .commands import Command, Names
 from .scripts import ALL
+from .target import Place
 
 OLDEST = (6, 2)
 # In what a server says to a user that may not: 6.2 and 7.0, newer ones, and where no script is between.
@@ -33,16 +34,18 @@ class LostError(Exception):
 
 def questions(names: Names) -> list[Command]:
     # PEXPIRE: 6.2 lets a script write where it lets nobody else (min-replicas-to-write).
-    plain: list[Command] = [("INFO", "server"), ("INFO", "replication"), ("PEXPIRE", names.probes()[0], 1)]
-    return [*plain, *(commands.load(script) for script in ALL), commands.probe(names)]
+    plain: list[Command] = [("INFO", "server"), ("INFO", "replication"), ("CLUSTER", "SLOTS")]
+    writes: list[Command] = [("PEXPIRE", names.probes()[0], 1), commands.probe(names)]
+    return [*plain, *(commands.load(script) for script in ALL), *writes]
 
 
 def check(name: str, answers: Sequence[Any]) -> str:
     """The run id of the server. Raises ConfigError, LostError, or what it has answered."""
-    server, replication, *rest = answers
-    _raise_first(answers[:2])
+    server, replication, _, *rest = answers
+    _raise_first((server, replication))
     said = fields(server)
     check_version(name, said.get("redis_version", ""))
+    _raise_first(answer for answer in rest if isinstance(answer, MovedError))
     if fields(replication).get("role") == "slave":
         raise LostError(f"{name} is a replica, which takes nothing: name the master, or promote it")
     _raise_first(rest)
@@ -53,7 +56,14 @@ def check(name: str, answers: Sequence[Any]) -> str:
     return said.get("run_id", "")
 
 
-def _raise_first(answers: Sequence[Any]) -> None:
+def nodes(answers: Sequence[Any]) -> list[Place]:
+    """Of a cluster, as far as it may be known."""
+    ranges = answers[2] if isinstance(answers[2], list) else []
+    found = {(host.decode(), port): None for _, _, *those in ranges for host, port, *_ in those if host}
+    return list(found)
+
+
+def _raise_first(answers: Iterable[Any]) -> None:
     """The first error, but for those of a slot that is about to move: a probe's keys are looked for where it goes."""
     for answer in answers:
         is_on_its_way = isinstance(answer, AskError | TryAgainError) and not isinstance(answer, MovedError)

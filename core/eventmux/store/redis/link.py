@@ -1,7 +1,5 @@
-"""One connection to a server: where it goes, what is said when it begins, one exchange at a time.
-
-redis-py connects, speaks TLS, names the user and packs words; its own time-outs and retries are off. An exchange that
-is not over in time, or is cancelled, closes the connection: an answer that comes later is never taken for another's.
+"""One connection to a server, one exchange at a time. An exchange that is not over in time, or is cancelled, closes the
+connection: an answer that comes later is never taken for another's.
 """
 
 from __future__ import annotations
@@ -11,13 +9,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-    parse_url,
-)
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     ClusterDownError,
@@ -28,11 +20,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ...errors import ConfigError
 from . import greeting
 from .commands import RUN_ID, Command, Names
 from .greeting import LostError
-from .replies import Parser
+from .target import Place, Target
 
 MAX_WAIT = 2.0  # seconds between two tries
 FIRST_WAIT = 0.05
@@ -60,41 +51,6 @@ class Backoff:
         return longest * (0.5 + random.random() / 2)  # noqa: S311 - no secret
 
 
-class Target:
-    """Where the store is. `name` is for texts. Raises ConfigError for a URL that is none."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        try:
-            words: dict[str, Any] = dict(parse_url(url))
-        except ValueError:  # its text may have a part of the password
-            raise ConfigError(
-                ["store: not the URL of a Redis server: write redis://, rediss:// or unix://, and %-encode a password"]
-            ) from None
-        self._kind: type[AbstractConnection] = words.pop("connection_class", Connection)
-        for word in ("max_connections", "timeout", "socket_timeout", "retry_on_timeout", "health_check_interval"):
-            words.pop(word, None)
-        self._words = {
-            **words,
-            "socket_timeout": None,
-            "socket_connect_timeout": timeout,
-            "protocol": 2,
-            "parser_class": Parser,
-            "driver_info": None,
-            "client_name": "eventmux",
-        }
-        if issubclass(self._kind, UnixDomainSocketConnection):
-            self.name = str(words.get("path"))
-        else:
-            self.name = f"{words.get('host', 'localhost')}:{words.get('port', 6379)}"
-
-    def connection(self, place: tuple[str, int] | None) -> AbstractConnection:
-        """To this place of a cluster, None for where the URL says."""
-        if place is None or issubclass(self._kind, UnixDomainSocketConnection):
-            return self._kind(**self._words)
-        words = {**self._words, "host": place[0], "port": place[1]}
-        return (SSLConnection if issubclass(self._kind, SSLConnection) else Connection)(**words)
-
-
 class Link:
     """A connection that its one user makes anew whenever it is lost. `names`: of the shard that it is for. `run_id`:
     which server, and which life of it.
@@ -105,7 +61,7 @@ class Link:
         self._target = target
         self._questions = greeting.questions(names)
         self._timeout = timeout
-        self._place: tuple[str, int] | None = None
+        self._place: Place | None = None
         self._connection: AbstractConnection | None = None
 
     @property
@@ -133,10 +89,12 @@ class Link:
         try:
             async with asyncio.timeout(self._timeout):
                 await self._connection.connect()  # type: ignore[no-untyped-call]
-                self.run_id = greeting.check(self.name, await self.exchange(self._questions, self._timeout))
+                answers = await self.exchange(self._questions, self._timeout)
+                self.run_id = greeting.check(self.name, answers)
+                self._target.learn(greeting.nodes(answers))
         except BaseException as error:
             name = self.name
-            self._place = None
+            self._place = self._target.another()
             await self.drop()
             if isinstance(error, MovedError):
                 raise
@@ -182,8 +140,8 @@ class Link:
             await self.drop()
             raise LostError(f"{self.name} has closed the connection")
 
-    def move(self, place: tuple[str, int]) -> None:
-        """Be of another node from the next `connect` on; where that fails, of the URL's again."""
+    def move(self, place: Place) -> None:
+        """Be of another node from the next `connect` on; where that fails, of the URL's or of one that it has named."""
         self._place = place
 
     async def drop(self) -> None:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from .asker import Asker
 from .commands import Names
 from .greeting import LostError
-from .link import Link, Target
+from .link import Link
 from .reader import Reader
+from .target import Target
 
 FULL = "out of memory: give it more (maxmemory), or keep less"
 

@@ -14,10 +14,10 @@ from ...errors import StoreAwayError
 from ..contract import Address, Append, Appended, Claim, Record, Sink, Standing
 from . import commands
 from .commands import Command, Names
-from .link import Target
 from .outage import Outage
 from .reader import MAX_BLOCK
 from .shard import Shard
+from .target import Target
 
 OUT_OF_MEMORY = "OOM command not allowed"
 
