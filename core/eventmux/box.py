@@ -27,6 +27,8 @@ async def post(replica: Replica, address: Address, body: bytes) -> None:
     """
     room = max(1, min(ROOM, ROOM_BYTES // max(1, len(body))))
     if not await replica.store.post(_box_of(address), body, room, replica.keep):
+        if fault := replica.store.fault:
+            raise StoreAwayError(fault)
         raise FullError(f"{room} published events wait already: the source does not keep up")
 
 
