@@ -10,7 +10,7 @@ from eventmux.policy import Bounds
 from eventmux.store.contract import Address, Append, Claim, Record
 from eventmux.store.redis import RedisStore
 from eventmux.store.redis.commands import RUN_ID, packed
-from eventmux.store.redis.reader import FEW, PAUSE
+from eventmux.store.redis.reader import FEW, GATHERING
 from redis_server import Redis
 
 PATIENCE = 20.0
@@ -60,6 +60,6 @@ def test_who_follows_many_logs_lets_events_gather(redis_server: Redis) -> None:
         finally:
             await store.close()
         assert len(seen) == 2 * FEW
-        assert (asked - 2) * len(logs) * PAUSE <= seconds
+        assert (asked - 2) * len(logs) * GATHERING <= seconds
 
     asyncio.run(main())

@@ -51,6 +51,8 @@ class Box:
         """
         room = max(1, min(ROOM, ROOM_BYTES // max(1, len(body))))
         if not await self._replica.store.post(self._address, body, room, self._replica.keep):
+            if fault := self._replica.store.fault:
+                raise StoreAwayError(fault)
             raise FullError(f"{room} published events wait already: the source does not keep up")
         if not self.is_attended:
             self._attending = self._replica.spawn(self._attend(), f"attend {self._address.source}")

@@ -104,6 +104,8 @@ class Loader:
             opens="never" if position else "none" if replay else "over",
         )
         standing = await self._claim(claim)
+        if standing is None and claim.opens != "never":
+            raise StoreAwayError(self._replica.store.fault or "the store has no room for a log")
         if standing is None:
             return None
         if position and position.epoch not in dict(standing.lineage):
@@ -128,7 +130,7 @@ class Loader:
         if position.offset > channel.history.last and channel.ended is None:
             standing = await self._claim(self._look(part.address))
             if standing and standing.last >= position.offset and position.epoch in dict(standing.lineage):
-                await part.mirror.reach(position.offset)
+                await part.mirror.catch_up(position.offset)
         if channel.holds(position):
             await part.mirror.fill(position.offset)
 

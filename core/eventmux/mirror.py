@@ -88,6 +88,18 @@ class Mirror:
             self._grown = self._grown or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._grown)
 
+    async def catch_up(self, offset: int) -> None:
+        """Return when the channel has what is up to `offset`, which the store says that it has, and has let go what the
+        store has no more: its readers are told of the gap. Raises StoreAwayError.
+        """
+        history = self.channel.history
+        while history.last < offset and not self._is_over:
+            found = await self._store.read(self.address, history.last, 1)
+            if found and found[0].offset <= offset:
+                await self.reach(found[0].offset)
+            elif history.last < offset:
+                history.begin_after(offset)
+
     async def fill(self, offset: int) -> None:
         """Have what follows `offset`, as far as the store has it and the bounds leave room. Raises StoreAwayError."""
         async with self._filling:

@@ -102,6 +102,10 @@ class Part(Protocol):
         """What the log is. `last`: what was known here when that was asked."""
         ...
 
+    def returned(self) -> None:
+        """The store was away, and may have lost something."""
+        ...
+
     def hear(self, reached: int) -> None:
         """A reader on another replica has taken what is up to this offset."""
         ...

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from .channel import LOST
@@ -110,11 +111,20 @@ class PrivateLog:
         )
 
     def stand(self, standing: Standing | None, last: int) -> None:  # noqa: ARG002 - as the replica calls it
-        if standing is None or standing.term is None:
+        if standing is None:
             return
-        if self._term is None:
+        if standing.ended is not None:  # the last append had been heard, and its answer was lost
+            self._copied = standing.last
+            self._told.set()
+        elif standing.term is not None:
             self._term, self._copied = standing.term, standing.last
-        self._replica.mark(self)
+            self._replica.mark(self)
+        else:  # a store that has lost everything has not been told yet that this replica lives
+            self._claimed_at = -math.inf
+
+    def returned(self) -> None:
+        self._claimed_at = -math.inf
+        self._told.clear()
 
     def hear(self, reached: int) -> None:
         # As long as after a reader here: also where the store is away, and no word comes.

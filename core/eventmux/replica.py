@@ -145,6 +145,8 @@ class Replica:
         self._is_dirty.set()
 
     def _returned(self) -> None:
+        for part in self._parts.values():
+            part.returned()
         self._due = dict.fromkeys(self._parts.values())
         self._is_due.set()
 

@@ -183,10 +183,13 @@ class SharedLog:
 
     async def _rise(self, term: int) -> None:
         """Begin when the channel has all that others have written."""
-        await self.mirror.reach(self._after)
+        await self._replica.retry(self.mirror.catch_up, self._after)
         await self._replica.retry(self.mirror.fill, self.last - SENT_EVENTS)
         if self._term == term and self._is_wanted:
             self._tenant.gain()
+
+    def returned(self) -> None:
+        pass  # what has become of it is what it is told next
 
     def hear(self, reached: int) -> None:
         pass

@@ -1,6 +1,6 @@
 """What a store does, whichever it is. Who runs a source, and who reads it, is decided above; nothing here is decided.
 
-tests/store_contract.py is the same as tests: a store of a third party passes it, or is none.
+eventmux.testing.store is the same as tests: a store of a third party passes it, or is none.
 """
 
 from __future__ import annotations

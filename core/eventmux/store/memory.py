@@ -6,9 +6,10 @@ A service with `store: memory` needs none: nobody else reads its histories.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..policy import Bounds
@@ -44,6 +45,7 @@ class Shelf:
     living: dict[str, float] = field(default_factory=dict)
     life: int = 0
     followers: dict[Address, list[_Follower]] = field(default_factory=dict)
+    posts: Iterator[int] = field(default_factory=lambda: itertools.count(1))  # over all boxes, also those that are gone
 
     def log(self, address: Address) -> _Log | None:
         found = self.logs.get(address)
@@ -177,7 +179,7 @@ class MemoryStore:
         log = self.shelf.log(append.address)
         if log is None:
             return Appended(0, "epoch")
-        if log.term != append.term or log.ended is not None:
+        if log.term != append.term or log.ended is not None or not log.owner:
             return Appended(log.last, "fenced")
         if log.life != self.shelf.life:
             return Appended(log.last, "epoch")
@@ -223,7 +225,7 @@ class MemoryStore:
                 return ()
             log.readers.pop(replica, None)
             if log.owner == replica:
-                log.owned_until = 0.0
+                log.owner, log.owned_until = "", 0.0
             return self._standing(log, replica).readers
 
     async def drop(self, addresses: Sequence[Address]) -> None:
@@ -242,7 +244,7 @@ class MemoryStore:
                 log = self.shelf.logs[address] = _Log("", "", [("", 0)], self.shelf.life)
             if len(log.records) >= room:
                 return False
-            log.last += 1
+            log.last = next(self.shelf.posts)
             log.records.append(Record(log.last, "", 0, "", is_json=True, body=body))
             log.gone_at = max(log.gone_at, self.shelf.clock() + keep)
             self.shelf.tell(address)

@@ -12,13 +12,13 @@ from redis.exceptions import MovedError, NoScriptError, ResponseError
 
 from ...errors import ConfigError, StoreAwayError
 from .commands import Command
-from .link import SOON, Backoff, Link, LostError
+from .greeting import FORBIDDEN, LostError
+from .link import PAUSE, SOON, Backoff, Link
 
 _log = logging.getLogger(__name__)
 
-PAUSE = 0.05  # seconds before a server is asked again that cannot yet
 # What a script's error has in its text, in 6.2 behind "ERR Error running script": the server takes nothing now.
-REFUSALS = ("READONLY", "MISCONF", "NOREPLICAS")
+REFUSALS = ("READONLY", "MISCONF", "NOREPLICAS", *FORBIDDEN)
 
 
 @dataclass(eq=False)
@@ -38,14 +38,20 @@ class _Question:
 
 
 class Asker:
-    """`fault`: why nothing can be asked now. `on_up` is called when it can be again."""
+    """`fault`: why nothing can be asked now; `on_fault` is called when that changes. `on_up` is called when something
+    can be asked again.
+    """
 
-    def __init__(self, link: Link, timeout: float, on_up: Callable[[], None]) -> None:
+    def __init__(
+        self, link: Link, timeout: float, on_up: Callable[[], None], on_fault: Callable[[], None] = lambda: None
+    ) -> None:
         self.link = link
         self.fault: str | None = None
         self._timeout = timeout
         self._on_up = on_up
+        self._on_fault = on_fault
         self._waiting: list[_Question] = []
+        self._hindrance: str | None = None  # why what was asked last has to be asked again
         self._asked = asyncio.Event()
         self._is_up = asyncio.Event()
 
@@ -55,7 +61,8 @@ class Asker:
             async with asyncio.timeout(self._timeout):
                 return await self.put(commands)
         except TimeoutError:
-            raise StoreAwayError(self.fault or f"{self.link.name} does not answer within {self._timeout:g} s") from None
+            reason = self.fault or self._hindrance or f"{self.link.name} does not answer within {self._timeout:g} s"
+            raise StoreAwayError(reason) from None
 
     def put(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
         """As `ask`, for who does not wait for it."""
@@ -76,6 +83,7 @@ class Asker:
         """It cannot be asked now: whoever waits is told so."""
         self._is_up.clear()
         self.fault = reason
+        self._on_fault()
         waiting, self._waiting = self._waiting, []
         for question in waiting:
             question.fail(reason)
@@ -102,6 +110,7 @@ class Asker:
     def _came_up(self) -> None:
         was_away, self.fault = self.fault is not None, None
         self._is_up.set()
+        self._on_fault()
         if was_away:
             self._on_up()
 
@@ -109,24 +118,25 @@ class Asker:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            if await self.link.is_stale():
-                await self.link.drop()
-                self._asked.set()
-                raise LostError(f"{self.link.name} has closed the connection")
+            try:
+                await self.link.verify()
+            except LostError:
+                self._asked.set()  # on the next connection
+                raise
             waiting, self._waiting = self._waiting, []
             await self._answer([one for one in waiting if not one.future.done()])
             backoff.reset()
 
     async def _answer(self, questions: list[_Question]) -> None:
         """Ask them all; what a server could not answer is asked again, of another one if that was said."""
-        reason = f"{self.link.name} was lost"
+        reason, self._hindrance = f"{self.link.name} was lost", None
         try:
             while questions:
                 again = await self._exchange(questions)
                 questions = [one for one in questions if len(one.answers) < len(one.commands)]
                 if again is None:
                     continue
-                reason = f"{self.link.name}: {again}"
+                reason = self._hindrance = f"{self.link.name}: {again.status_code or ''} {again}"
                 await self._turn_to(again)
                 late = [one for one in questions if one.until < asyncio.get_running_loop().time()]
                 for one in late:

@@ -13,7 +13,7 @@ Word: TypeAlias = "bytes | str | int"
 Command: TypeAlias = "tuple[Word, ...]"
 
 RUN_ID = b"\0run id\0"  # stands in a command for the identity of the server that it is sent to
-EVENT_COST = 64  # bytes that an event costs in a stream beside its body, measured in tests/test_store_redis.py
+EVENT_COST = 96  # bytes that an event costs in a stream beside its body, measured in tests/test_store_redis.py
 MILLISECONDS = 1000
 
 
@@ -35,6 +35,9 @@ class Names:
 
     def wake(self, reader: str) -> str:
         return f"{self._base}:wake:{reader}"
+
+    def probes(self) -> tuple[str, str]:
+        return f"{self._base}:probe:h", f"{self._base}:probe:s"
 
 
 def shard_of(text: str, shards: int) -> int:
@@ -125,6 +128,10 @@ def post(names: Names, address: Address, body: bytes, room: int, keep: float) ->
     return (*_script(scripts.POST, names.stream(address)), body, room, milliseconds(keep))
 
 
+def live(names: Names, replica: str, seconds: float) -> Command:
+    return (*_script(scripts.LIVE, names.live + replica), milliseconds(seconds))
+
+
 def swap(names: Names, key: str, before: bytes | None, after: bytes | None, seconds: float) -> Command:
     return (
         *_script(scripts.SWAP, names.value(key)),
@@ -147,6 +154,14 @@ def packed(commands: Sequence[Command], run_id: str) -> bytes:
                 data = run_id.encode()
             parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
     return b"".join(parts)
+
+
+def load(script: scripts.Script) -> Command:
+    return "SCRIPT", "LOAD", script.text
+
+
+def probe(names: Names) -> Command:
+    return _script(scripts.PROBE, *names.probes())
 
 
 def _script(script: scripts.Script, *keys: str) -> Command:

@@ -1,7 +1,5 @@
-"""One connection to a server: where it goes, what is said when it begins, one exchange at a time.
-
-redis-py connects, speaks TLS, names the user and packs words; its own time-outs and retries are off. An exchange that
-is not over in time, or is cancelled, closes the connection: an answer that comes later is never taken for another's.
+"""One connection to a server, one exchange at a time. An exchange that is not over in time, or is cancelled, closes the
+connection: an answer that comes later is never taken for another's.
 """
 
 from __future__ import annotations
@@ -11,39 +9,29 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-    parse_url,
-)
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
-    AuthenticationError,
     ClusterDownError,
     MasterDownError,
-    NoPermissionError,
+    MovedError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
-from ...errors import ConfigError
-from .commands import Command, packed
-from .replies import Parser
-from .scripts import ALL
+from . import greeting
+from .commands import Command, Names, packed
+from .greeting import LostError
+from .target import Place, Target
 
-OLDEST = (6, 2)
 MAX_WAIT = 2.0  # seconds between two tries
 FIRST_WAIT = 0.05
 
-# What a server says while it cannot do a thing that it will do soon.
+MAX_MOVES = 4  # from one node of a cluster to another until the one is found that has the slot
+PAUSE = 0.05  # seconds before a server is asked again that cannot yet
+# What a server says while it cannot do a thing that it will do soon. MovedError is one of them, as an AskError.
 SOON = AskError | TryAgainError | ClusterDownError | MasterDownError
-
-
-class LostError(Exception):
-    """The server cannot be asked now; the text says why, and has no secrets."""
 
 
 class Backoff:
@@ -63,49 +51,17 @@ class Backoff:
         return longest * (0.5 + random.random() / 2)  # noqa: S311 - no secret
 
 
-class Target:
-    """Where the store is. `name` is for texts. Raises ConfigError for a URL that is none."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        try:
-            words: dict[str, Any] = dict(parse_url(url))
-        except ValueError:  # its text may have a part of the password
-            raise ConfigError(
-                ["store: not the URL of a Redis server: write redis://, rediss:// or unix://, and %-encode a password"]
-            ) from None
-        self._kind: type[AbstractConnection] = words.pop("connection_class", Connection)
-        for word in ("max_connections", "timeout", "socket_timeout", "retry_on_timeout", "health_check_interval"):
-            words.pop(word, None)
-        self._words = {
-            **words,
-            "socket_timeout": None,
-            "socket_connect_timeout": timeout,
-            "protocol": 2,
-            "parser_class": Parser,
-            "driver_info": None,
-            "client_name": "eventmux",
-        }
-        if issubclass(self._kind, UnixDomainSocketConnection):
-            self.name = str(words.get("path"))
-        else:
-            self.name = f"{words.get('host', 'localhost')}:{words.get('port', 6379)}"
-
-    def connection(self, place: tuple[str, int] | None) -> AbstractConnection:
-        """To this place of a cluster, None for where the URL says."""
-        if place is None or issubclass(self._kind, UnixDomainSocketConnection):
-            return self._kind(**self._words)
-        words = {**self._words, "host": place[0], "port": place[1]}
-        return (SSLConnection if issubclass(self._kind, SSLConnection) else Connection)(**words)
-
-
 class Link:
-    """A connection that its one user makes anew whenever it is lost. `run_id`: which server, and which life of it."""
+    """A connection that its one user makes anew whenever it is lost. `names`: of the shard that it is for. `run_id`:
+    which server, and which life of it.
+    """
 
-    def __init__(self, target: Target, timeout: float) -> None:
+    def __init__(self, target: Target, names: Names, timeout: float) -> None:
         self.run_id = ""
         self._target = target
+        self._questions = greeting.questions(names)
         self._timeout = timeout
-        self._place: tuple[str, int] | None = None
+        self._place: Place | None = None
         self._connection: AbstractConnection | None = None
 
     @property
@@ -118,35 +74,35 @@ class Link:
 
     async def connect(self) -> None:
         """Raises ConfigError for what waiting does not mend, LostError for all else."""
+        for _ in range(MAX_MOVES):
+            try:
+                await self._connect()
+            except MovedError as moved:
+                self.move((moved.host, moved.port))
+            else:
+                return
+        raise LostError(f"{self.name}: no node of the cluster says that it has the keys")
+
+    async def _connect(self) -> None:
         await self.drop()
         self._connection = self._target.connection(self._place)
         try:
             async with asyncio.timeout(self._timeout):
                 await self._connection.connect()  # type: ignore[no-untyped-call]
-                await self._greet()
+                answers = await self.exchange(self._questions, self._timeout)
+                self.run_id = greeting.check(self.name, answers)
+                self._target.learn(greeting.nodes(answers))
         except BaseException as error:
             name = self.name
-            self._place = None
+            self._place = self._target.another()
             await self.drop()
+            if isinstance(error, MovedError):
+                raise
             if isinstance(error, TimeoutError):
                 raise LostError(f"{name} does not answer within {self._timeout:g} s") from None
             if isinstance(error, RedisError | OSError):
-                raise _told(name, error) from error
+                raise greeting.told(name, error) from error
             raise
-
-    async def _greet(self) -> None:
-        asked: list[Command] = [("INFO", "server"), ("INFO", "replication")]
-        server, replication, *loaded = await self.exchange(
-            asked + [("SCRIPT", "LOAD", script.text) for script in ALL], self._timeout
-        )
-        for answer in (server, replication, *loaded):
-            if isinstance(answer, ResponseError):
-                raise answer
-        said = fields(server)
-        check_version(self.name, said.get("redis_version", ""))
-        if fields(replication).get("role") == "slave":
-            raise LostError(f"{self.name} is a replica, which takes nothing: name the master, or promote it")
-        self.run_id = said.get("run_id", "")
 
     async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:  # noqa: ASYNC109 - closes, too
         """Write all, and read all the answers; a ResponseError of one is its answer. Raises LostError."""
@@ -165,7 +121,7 @@ class Link:
             raise LostError(f"{self.name} does not answer within {timeout:g} s") from None
         except (RedisError, OSError, RuntimeError) as error:  # the last is uvloop's, of a transport that is closed
             await self.drop()
-            raise _told(self.name, error) from error
+            raise greeting.told(self.name, error) from error
         except BaseException:
             await self.drop()
             raise
@@ -177,37 +133,17 @@ class Link:
         except ResponseError as error:
             return error
 
-    async def is_stale(self) -> bool:
-        """Whether it has been closed by the other side while nothing was asked."""
-        return self._connection is None or not self.is_up or await self._connection.can_read()
+    async def verify(self) -> None:
+        """Raises LostError where the other side has closed it while nothing was asked."""
+        if self._connection is None or not self.is_up or await self._connection.can_read():
+            await self.drop()
+            raise LostError(f"{self.name} has closed the connection")
 
-    def move(self, place: tuple[str, int]) -> None:
-        """Be of another node from the next `connect` on; where that fails, of the URL's again."""
+    def move(self, place: Place) -> None:
+        """Be of another node from the next `connect` on; where that fails, of the URL's or of one that it has named."""
         self._place = place
 
     async def drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
-
-
-def _told(name: str, error: Exception) -> Exception:
-    text = " ".join(str(error).split())
-    if isinstance(error, AuthenticationError | NoPermissionError):
-        return ConfigError([f"store: {name} refuses the user or the password, or a command of that user: {text}"])
-    if isinstance(error, ResponseError) and "DB index" in text:
-        return ConfigError([f"store: {name}: {text}"])
-    return LostError(text if name in text else f"{name}: {text}")
-
-
-def fields(info: bytes) -> dict[str, str]:
-    """What INFO says."""
-    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
-    return {key: value.strip() for key, _, value in lines if value}
-
-
-def check_version(name: str, said: str) -> None:
-    """Raises ConfigError for one that is too old. What says none is taken for new enough."""
-    numbers = tuple(int(part) for part in said.split(".")[:2] if part.isdigit())
-    if numbers and numbers < OLDEST:
-        raise ConfigError([f"store: {name} is Redis {said}: 6.2 or newer is needed, or Valkey"])

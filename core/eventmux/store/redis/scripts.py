@@ -7,7 +7,7 @@ the end of a log is an entry `last-1`. The head has: `e` lineage, `l` last offse
 kept came, as far as known, and `r:` with a replica for each reader, until when (ms; 0 is while it lives).
 
 A script whose first write may need memory is refused as a whole where there is none. So the claim of a log that is
-there begins with a write that needs none: who owns a log keeps it while the server is full.
+there begins with a write that needs none: who owns a log keeps it while the server is full. So does LIVE.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ if head.r ~= ARGV[10] and not head.x and ARGV[5] ~= '' then
     words[#words + 1] = ARGV[5]
     words[#words + 1] = head.l
     head.e = table.concat(words, ' ', math.max(1, #words - 31))
-    redis.call('HSET', KEYS[1], 'e', head.e, 'r', ARGV[10])
   end
+  redis.call('HSET', KEYS[1], 'e', head.e, 'r', ARGV[10])
 end
 local function is_owned()
   local ends = tonumber(head.u)
@@ -214,6 +214,32 @@ return 1
 """
 )
 
+# ARGV: for how long (ms)
+LIVE = _script("""
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+return 1
+""")
+
+# Whether the user may do all that is done here and beside; what it may not, and why, else ''. KEYS: two that nobody has
+PROBE = _script("""
+local steps = {
+  {'PEXPIRE', KEYS[1], 1000}, {'HSET', KEYS[1], 'f', ''}, {'XADD', KEYS[2], '1-0', 'f', ''},
+  {'PEXPIRE', KEYS[1], 1000}, {'PEXPIRE', KEYS[2], 1000}, {'PTTL', KEYS[1]}, {'TIME'}, {'EXISTS', KEYS[1]},
+  {'HGETALL', KEYS[1]}, {'HMGET', KEYS[1], 'f'}, {'HDEL', KEYS[1], 'f'},
+  {'XLEN', KEYS[2]}, {'XINFO', 'STREAM', KEYS[2]}, {'XRANGE', KEYS[2], '-', '+'}, {'XREAD', 'STREAMS', KEYS[2], '0'},
+  {'XTRIM', KEYS[2], 'MAXLEN', 1}, {'SET', KEYS[1], ''}, {'GET', KEYS[1]}, {'UNLINK', KEYS[1]}, {'DEL', KEYS[2]}
+}
+for _, step in ipairs(steps) do
+  local done = redis.pcall(unpack(step))
+  if type(done) == 'table' and done.err then
+    redis.pcall('DEL', KEYS[1], KEYS[2])
+    return step[1] .. ': ' .. done.err
+  end
+end
+return ''
+""")
+
 # ARGV: whether there is a value before, it, whether one comes after, it, for how long (ms)
 SWAP = _script("""
 local found = redis.call('GET', KEYS[1])
@@ -226,4 +252,4 @@ if ARGV[3] == '1' then redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) else r
 return 1
 """)
 
-ALL = (CLAIM, RELEASE, APPEND, POST, SWAP)
+ALL = (CLAIM, RELEASE, APPEND, POST, LIVE, PROBE, SWAP)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import groupby
 from typing import Any, TypeVar
 
 from redis.exceptions import ResponseError
@@ -13,59 +13,17 @@ from redis.exceptions import ResponseError
 from ...errors import StoreAwayError
 from ..contract import Address, Append, Appended, Claim, Record, Sink, Standing
 from . import commands
-from .asker import Asker
 from .commands import Command, Names
-from .link import Link, LostError, Target
-from .reader import MAX_BLOCK, Reader
+from .outage import Outage
+from .reader import MAX_BLOCK
+from .shard import Shard
+from .target import Target
 
 OUT_OF_MEMORY = "OOM command not allowed"
 
 T = TypeVar("T")
 
-
-class Shard:
-    """The logs of one slot, and the two connections to where they are: one that asks, one that waits."""
-
-    def __init__(self, target: Target, names: Names, timeout: float, max_block: float) -> None:
-        self.names = names
-        self.asker = Asker(Link(target, timeout), timeout, self._asker_is_up)
-        self._reading = Link(target, timeout)
-        self.reader = Reader(self._reading, self.asker, names, timeout, max_block, self._returned)
-        self._on_return: Callable[[], None] = lambda: None
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def fault(self) -> str | None:
-        return self.asker.fault or self.reader.fault
-
-    async def open(self) -> None:
-        """Raises ConfigError."""
-        try:
-            await self.asker.link.connect()
-        except LostError as error:
-            self.asker.away(str(error))
-
-    def start(self, on_return: Callable[[], None]) -> None:
-        self._on_return = on_return
-        self._tasks = [asyncio.create_task(self.asker.run()), asyncio.create_task(self.reader.run())]
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        self._tasks.clear()
-        self.asker.away("the store is closed")
-        await self.asker.link.drop()
-        await self._reading.drop()
-
-    def _asker_is_up(self) -> None:
-        if self.reader.is_up:  # else it says so itself
-            self._on_return()
-
-    def _returned(self) -> None:
-        self._on_return()
+_log = logging.getLogger("eventmux.store")
 
 
 class RedisStore:
@@ -77,14 +35,19 @@ class RedisStore:
     def __init__(
         self, url: str, *, prefix: str = "eventmux", shards: int = 1, timeout: float = 2.0, max_block: float = MAX_BLOCK
     ) -> None:
-        target = Target(url, timeout)
-        self._shards = [Shard(target, Names(prefix, number), timeout, max_block) for number in range(shards)]
-        self._is_full = False
+        target, self._outage = Target(url, timeout), Outage()
+        self._shards = [
+            Shard(target, Names(prefix, number), timeout, max_block, self._on_fault) for number in range(shards)
+        ]
+        self._is_open = False
 
     @property
     def fault(self) -> str | None:
-        faults = (shard.fault for shard in self._shards)
-        return next((fault for fault in faults if fault), "out of memory" if self._is_full else None)
+        return next((fault for shard in self._shards if (fault := shard.fault)), None)
+
+    def _on_fault(self) -> None:
+        if self._is_open:
+            self._outage.note(self.fault)
 
     async def open(self, on_return: Callable[[], None]) -> None:
         opened = await asyncio.gather(*(shard.open() for shard in self._shards), return_exceptions=True)
@@ -92,27 +55,32 @@ class RedisStore:
             if failed is not None:
                 await self.close()
                 raise failed
+        self._is_open = True
+        self._on_fault()
         for shard in self._shards:
             shard.start(on_return)
 
     async def close(self) -> None:
+        self._is_open = False
         for shard in self._shards:
             await shard.close()
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[Standing | None]:
         """Where a log cannot begin because the server has no room, there is None; `fault` says so."""
         answers = await self._ask_each(claims, lambda one: one.address, commands.claim)
-        return [None if self._has_no_room(answer) else commands.standing(_checked(answer)) for answer in answers]
+        return [
+            None if self._is_refused(one.address, answer) else commands.standing(answer)
+            for one, answer in zip(claims, answers, strict=True)
+        ]
 
     async def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
         answers = await self._ask_each(appends, lambda one: one.address, commands.append)
-        done = [
-            Appended(one.after, "full") if self._has_no_room(answer) else commands.appended(_checked(answer))
+        return [
+            Appended(one.after, "full" if _has_no_room(answer) else "epoch")
+            if self._is_refused(one.address, answer)
+            else commands.appended(answer)
             for one, answer in zip(appends, answers, strict=True)
         ]
-        if any(one.refused is None for one in done) and all(one.refused != "full" for one in done):
-            self._is_full = False
-        return done
 
     async def read(self, address: Address, after: int, limit: int) -> Sequence[Record]:
         shard = self._shard(address)
@@ -138,18 +106,18 @@ class RedisStore:
             _checked(answer)
 
     async def live(self, replica: str, seconds: float) -> None:
-        await asyncio.gather(
-            *(
-                self._ask(shard, ("SET", shard.names.live + replica, "", "PX", commands.milliseconds(seconds)))
-                for shard in self._shards
-            )
-        )
+        """It also finds out whether there is room again: a server that is out of memory refuses a plain SET, however
+        small.
+        """
+        for shard, answers in await self._ask_all(lambda names: _signs_of_life(names, replica, seconds)):
+            shard.set_full(_has_no_room(answers[1]))
+            _checked(answers[0])
 
     async def post(self, address: Address, body: bytes, room: int, keep: float) -> bool:
         """Also False where the server has no room; then `fault` says so."""
         shard = self._shard(address)
         (answer,) = await shard.asker.ask([commands.post(shard.names, address, body, room, keep)])
-        return not self._has_no_room(answer) and bool(_checked(answer))
+        return not self._is_refused(address, answer) and bool(answer)
 
     async def trim(self, address: Address, offset: int) -> None:
         shard = self._shard(address)
@@ -173,6 +141,10 @@ class RedisStore:
     async def _ask(self, shard: Shard, command: Command) -> Any:
         return _checked((await shard.asker.ask([command]))[0])
 
+    async def _ask_all(self, ask: Callable[[Names], Sequence[Command]]) -> list[tuple[Shard, list[Any]]]:
+        answers = await asyncio.gather(*(shard.asker.ask(ask(shard.names)) for shard in self._shards))
+        return list(zip(self._shards, answers, strict=True))
+
     async def _ask_each(
         self, items: Sequence[T], address_of: Callable[[T], Address], command: Callable[[Names, T], Command]
     ) -> list[Any]:
@@ -180,22 +152,35 @@ class RedisStore:
         if len(self._shards) == 1:
             (shard,) = self._shards
             return await shard.asker.ask([command(shard.names, item) for item in items])
-        shards = [self._shard(address_of(item)) for item in items]
-        order = sorted(range(len(items)), key=lambda i: self._shards.index(shards[i]))
-        groups = [(shard, list(group)) for shard, group in groupby(order, key=lambda i: shards[i])]
+        groups: dict[Shard, list[int]] = defaultdict(list)
+        for i, item in enumerate(items):
+            groups[self._shard(address_of(item))].append(i)
         asked = await asyncio.gather(
-            *(shard.asker.ask([command(shard.names, items[i]) for i in group]) for shard, group in groups)
+            *(shard.asker.ask([command(shard.names, items[i]) for i in group]) for shard, group in groups.items())
         )
         answers: dict[int, Any] = {}
-        for (_, group), found in zip(groups, asked, strict=True):
+        for group, found in zip(groups.values(), asked, strict=True):
             answers.update(zip(group, found, strict=True))
         return [answers[i] for i in range(len(items))]
 
-    def _has_no_room(self, answer: object) -> bool:
-        if isinstance(answer, ResponseError) and OUT_OF_MEMORY in f"{answer.status_code} {answer}":
-            self._is_full = True
-            return True
-        return False
+    def _is_refused(self, address: Address, answer: object) -> bool:
+        """One log's refusal is not another's: it is noted here, and no error."""
+        if not isinstance(answer, ResponseError):
+            return False
+        if _has_no_room(answer):
+            self._shard(address).set_full(True)
+        else:
+            _log.error("the log of source %s: Redis refuses: %s", address.source, answer)
+        return True
+
+
+def _signs_of_life(names: Names, replica: str, seconds: float) -> list[Command]:
+    plain = ("SET", names.live + replica, "", "PX", commands.milliseconds(seconds))
+    return [commands.live(names, replica, seconds), plain]
+
+
+def _has_no_room(answer: object) -> bool:
+    return isinstance(answer, ResponseError) and OUT_OF_MEMORY in f"{answer.status_code} {answer}"
 
 
 def _checked(answer: Any) -> Any:

@@ -1,21 +1,27 @@
-"""What every store promises. A store of yours passes it: subclass StoreContract in a test module of yours, and give it
-a fixture `make` that returns a function which makes a store; all that it makes see the same logs, and have been closed
-after the test. Its tests are for pytest with anyio's plugin.
+"""What every store promises, as tests. A store of yours passes them: in a test module, subclass StoreContract with a
+fixture `make`. They are for pytest with anyio's plugin, which comes with eventmux.
+
+    from eventmux.testing.store import Make, StoreContract
+
+    class TestMyStore(StoreContract):
+        @pytest.fixture
+        def make(self) -> Make:
+            return lambda: MyStore("where:it/is")
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import pytest
 
-from eventmux.policy import Bounds
-from eventmux.store.contract import Address, Append, Appended, Claim, Record, Standing, Store
+from ..policy import Bounds
+from ..store.contract import Address, Append, Appended, Claim, Record, Standing, Store
 
 PATIENCE = 10.0  # seconds that a test waits for what must come
 LEASE = 30.0  # seconds: longer than a test
@@ -24,12 +30,11 @@ KEEP = 60.0
 SECOND = 1_000_000_000
 
 Make = Callable[[], Store]
-_names = count()
 
 
 def address(source: str = "quotes") -> Address:
     """Of a log that no other test has."""
-    return Address(source, f"n{next(_names)}")
+    return Address(source, secrets.token_hex(8))
 
 
 def record(body: bytes = b"1", event: str = "quote", *, is_json: bool = True, at: int | None = None) -> Record:
@@ -83,21 +88,27 @@ async def append(
 
 
 class StoreContract:
+    """All stores that `make` makes see the same logs. They are closed after each test; the logs may stay."""
+
     pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
 
     @pytest.fixture
     def make(self) -> Make:
         raise NotImplementedError("a function that makes a store; all of them see the same logs")
 
     @pytest.fixture
-    async def store(self, make: Make, anyio_backend: str) -> AsyncIterator[Store]:
+    async def store(self, make: Make) -> AsyncIterator[Store]:
         store = make()
         await store.open(lambda: None)
         yield store
         await store.close()
 
     @pytest.fixture
-    async def other(self, make: Make, anyio_backend: str) -> AsyncIterator[Store]:
+    async def other(self, make: Make) -> AsyncIterator[Store]:
         """Of another replica."""
         store = make()
         await store.open(lambda: None)
@@ -200,6 +211,30 @@ class StoreContract:
             return (await begin(store, log, "a", reads=True)).readers == ()
 
         await until(is_gone, "the end of the other's interest")
+
+    async def test_of_many_who_claim_at_once_one_may_write(self, store: Store, other: Store) -> None:
+        log = address()
+        standings = await asyncio.gather(
+            *(begin((store, other)[i % 2], log, f"r{i}", epoch=f"E{i}", lease=LEASE) for i in range(20))
+        )
+        writers = {standing.owner for standing in standings if standing.term}
+        assert len([standing for standing in standings if standing.term]) == 1
+        assert len({standing.epoch for standing in standings}) == 1
+        assert {standing.owner for standing in standings} == writers
+
+    async def test_who_has_released_a_log_writes_no_more_and_takes_it_from_nobody(
+        self, store: Store, other: Store
+    ) -> None:
+        log = address()
+        first = await begin(store, log, "a")
+        assert await append(store, log, first.term, 0, numbered(1, 1)) == Appended(1)
+        await other.release(log, "b")
+        assert await append(store, log, first.term, 1, numbered(2, 2)) == Appended(2)
+        await store.release(log, "a")
+        assert await append(store, log, first.term, 2, numbered(3, 3)) == Appended(2, "fenced")
+        second = await begin(other, log, "b")
+        await store.release(log, "a")
+        assert await append(other, log, second.term, 2, numbered(3, 3)) == Appended(3)
 
     # What is written
 
@@ -328,6 +363,19 @@ class StoreContract:
         assert (again.epoch, again.last) == ("E2", 0)
         assert list(await store.read(log, 0, 10)) == []
 
+    async def test_a_log_stays_for_the_longest_time_that_anybody_has_asked_for(self, store: Store) -> None:
+        log, goes = address(), address()
+        first = await begin(store, log, keep=KEEP, lease=SHORT / 4)
+        await begin(store, goes, keep=SHORT, lease=SHORT / 4)
+        assert await append(store, log, first.term, 0, numbered(1, 1), keep=SHORT) == Appended(1)
+        await claim(store, log, keep=SHORT, lease=SHORT / 4)
+
+        async def is_gone() -> bool:
+            return await claim(store, goes, keep=0.0, lease=0.0) is None
+
+        await until(is_gone, "the end of the other's time")
+        assert await claim(store, log)
+
     async def test_a_log_that_is_dropped_is_gone(self, store: Store) -> None:
         log, stays = address(), address()
         for one in (log, stays):
@@ -421,6 +469,21 @@ class StoreContract:
         await eventually(lambda: len(second) == 4)
         assert len(first) == 5
 
+    async def test_nothing_comes_from_a_store_that_is_closed(self, make: Make, store: Store) -> None:
+        closed, log = make(), address()
+        await closed.open(lambda: None)
+        got: list[Record] = []
+        seen: list[Record] = []
+        closed.follow(log, 0, got.extend)
+        term = (await begin(store, log)).term
+        await append(store, log, term, 0, numbered(1, 1))
+        await eventually(lambda: got)
+        await closed.close()
+        store.follow(log, 0, seen.extend)
+        await append(store, log, term, 1, numbered(2, 2))
+        await eventually(lambda: len(seen) == 2)
+        assert len(got) == 1
+
     # Batches
 
     async def test_a_batch_is_answered_in_its_order_and_a_refused_one_spoils_no_other(self, store: Store) -> None:
@@ -438,7 +501,8 @@ class StoreContract:
         done = await store.append(wanted)
         assert [one.refused for one in done] == ["epoch", None, "epoch", "fenced", "epoch", "offset"]
         assert done[1].last == 1
-        assert list(await store.claim([])) == list(await store.append([])) == []
+        assert list(await store.claim([])) == []
+        assert list(await store.append([])) == []
 
     # Boxes and values
 
@@ -463,6 +527,29 @@ class StoreContract:
         offsets = [one.offset for one in got]
         assert offsets == sorted(set(offsets))
         await other.trim(address("box"), 1)
+
+    async def test_a_box_goes_after_a_time_and_who_follows_it_gets_what_comes_later(
+        self, store: Store, other: Store
+    ) -> None:
+        box = address("box")
+        got: list[Record] = []
+        other.follow(box, 0, got.extend)
+        for number in range(3):
+            assert await store.post(box, b"%d" % number, 10, SHORT)
+        await eventually(lambda: len(got) == 3)
+
+        async def is_gone() -> bool:
+            return not await store.read(box, 0, 1)
+
+        await until(is_gone, "the end of its time")
+        assert await store.post(box, b"late", 10, KEEP)
+        await eventually(lambda: bodies(got) == [b"0", b"1", b"2", b"late"])
+
+    async def test_of_many_who_put_a_value_at_once_one_does(self, store: Store, other: Store) -> None:
+        key = f"{address('key')}"
+        put = await asyncio.gather(*((store, other)[i % 2].swap(key, None, b"%d" % i, LEASE) for i in range(20)))
+        assert put.count(True) == 1
+        assert await store.get(key) == b"%d" % put.index(True)
 
     async def test_a_value_is_there_until_its_time_is_over(self, store: Store, other: Store) -> None:
         key = f"{address('key')}"
