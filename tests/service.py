@@ -20,7 +20,7 @@ import httpx2
 import portable
 from eventmux.app import create_app
 from eventmux.catalog import Catalog, EnabledSource
-from eventmux.config import Config, LimitsConfig, ServerConfig
+from eventmux.config import Config, LimitsConfig, ServerConfig, StoreConfig
 from eventmux.hub import Hub
 from eventmux.plugins import Plugins
 from eventmux.settings import Settings, load_settings
@@ -65,11 +65,12 @@ def settings_of(
     streams: Mapping[str, Sequence[str]] | None = None,
     server: ServerConfig | None = None,
     limits: LimitsConfig | None = None,
+    store: StoreConfig | None = None,
 ) -> Settings:
     """Settings of sources that a test has made, without a file. No run outlives its clients, unless they say so."""
     enabled = [s if isinstance(s, EnabledSource) else enable(s) for s in sources]
     catalog = Catalog({e.name: e for e in enabled}, streams or {})
-    config = Config(server=server or ServerConfig(), limits=limits or LimitsConfig())
+    config = Config(server=server or ServerConfig(), limits=limits or LimitsConfig(), store=store or "memory")
     return Settings(config, Plugins((), {}), catalog)
 
 

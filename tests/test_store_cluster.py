@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -15,7 +16,10 @@ from eventmux.store.redis import RedisStore
 from eventmux.testing.store import Make, StoreContract, address, append, begin, eventually, numbered, until
 from redis_cluster import SLOTS, RedisCluster, info_of, slot_of
 from redis_server import program
+from redis_site import redis_sites
 from redis_writer import BLOCK, TIMEOUT, Reader, Writer, patiently
+from replicas import until as soon
+from test_replicas import Feed, reading
 
 SHARDS = 7
 
@@ -168,15 +172,20 @@ async def says(cluster: RedisCluster, state: str) -> bool:
     return all(info_of(node)["cluster_state"] == state for node in cluster.nodes)
 
 
+@pytest.fixture
+def lenient(cluster: RedisCluster) -> None:
+    """From now on it is up without one of its nodes, but for the slots of that."""
+    for node in cluster.nodes:
+        node.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        node.command("CONFIG", "REWRITE")
+
+
 @pytest.mark.anyio
 async def test_while_the_node_that_the_url_names_is_dead_others_lead_to_where_the_keys_are(
-    cluster: RedisCluster,
+    cluster: RedisCluster, lenient: None
 ) -> None:
     log, (dead, node, _) = address(), cluster.nodes
     prefix = next(f"p{n}" for n in count() if cluster.owner(f"{{p{n}:0}}") is node)
-    for one in cluster.nodes:
-        one.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
-        one.command("CONFIG", "REWRITE")
     store = RedisStore(dead.url, prefix=prefix, timeout=TIMEOUT, max_block=BLOCK)
     await store.open(lambda: None)
     try:
@@ -194,3 +203,33 @@ async def test_while_the_node_that_the_url_names_is_dead_others_lead_to_where_th
         await store.close()
         dead.start()
         cluster.wait_for_all()
+
+
+@pytest.mark.anyio
+async def test_while_one_node_is_dead_sources_whose_logs_are_on_others_go_on(
+    cluster: RedisCluster, lenient: None
+) -> None:
+    feeds = [Feed() for _ in range(10)]
+    for number, feed in enumerate(feeds):
+        feed.enabled = replace(feed.enabled, name=f"feed-{number}")
+    async with redis_sites(cluster, cluster.nodes[1].url, prefix="apart", shards=SHARDS) as (site,):
+        clients = [await reading(site, feed) for feed in feeds]
+        for feed in feeds:
+            feed.put(3)
+        await soon(lambda: all(client.has(3) for client in clients), 10)
+        heads = [next(iter(cluster.keys(f"*:{feed.enabled.name}:*:h"))) for feed in feeds]
+        dead = cluster.owner(heads[0])
+        held = [cluster.owner(head) is dead for head in heads]
+        assert any(held)
+        assert not all(held)
+        dead.kill()
+        await soon(lambda: site.hub.fault, 10)
+        for feed in feeds:
+            feed.put(1_000)
+        expected = [3 if is_held else 1_003 for is_held in held]
+        await soon(lambda: [client.look().numbers[-1] for client in clients] == expected, 20)
+        assert all(feed.yielded < 1_003 for feed, is_held in zip(feeds, held, strict=True) if is_held)
+        dead.start()
+        await soon(lambda: all(client.has(1_003) for client in clients), 20)
+        assert all(client.numbers == list(range(1, 1_004)) for client in clients)
+        assert all(client.controls == [] for client in clients)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import StoreAwayError
 from .store.contract import Address
@@ -16,6 +16,9 @@ from .store.contract import Address
 if TYPE_CHECKING:
     from .part import Part
     from .store.contract import Append, Record, Store
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 log = logging.getLogger("eventmux.store")
 
@@ -171,17 +174,16 @@ class Replica:
         asked = [(part, claim, part.last) for part in parts if (claim := part.claim())]
         if not asked:
             return
-        try:
-            standings = await self.store.claim([claim for _, claim, _ in asked])
-        except StoreAwayError:
-            await asyncio.sleep(PATIENCE)
-            for part, _, _ in asked:
-                if self._parts.get(part.address) is part:
-                    self.hurry(part)
-            return
+        standings = await _each(self.store.claim, [claim for _, claim, _ in asked])
         for (part, _, last), standing in zip(asked, standings, strict=True):
-            if self._parts.get(part.address) is part:
+            if self._parts.get(part.address) is not part:
+                continue
+            if isinstance(standing, StoreAwayError):
+                self.hurry(part)
+            else:
                 self._safely(part.stand, standing, last)
+        if any(isinstance(standing, StoreAwayError) for standing in standings):
+            await asyncio.sleep(PATIENCE)
 
     async def _appending(self) -> None:
         while True:
@@ -195,18 +197,16 @@ class Replica:
                 await self._append(batches[start : start + BATCH])
 
     async def _append(self, batches: Sequence[tuple[Part, Append]]) -> None:
-        try:
-            outcomes = await self.store.append([batch for _, batch in batches])
-        except StoreAwayError:
-            await asyncio.sleep(PATIENCE)
-            for part, _ in batches:
-                self.mark(part)
-            return
-        is_full = False
+        outcomes = await _each(self.store.append, [batch for _, batch in batches])
+        has_to_wait = False
         for (part, _), outcome in zip(batches, outcomes, strict=True):
-            is_full = is_full or outcome.refused == "full"
-            self._safely(part.appended, outcome)
-        if is_full:
+            if isinstance(outcome, StoreAwayError):
+                has_to_wait = True
+                self.mark(part)
+            else:
+                has_to_wait = has_to_wait or outcome.refused == "full"
+                self._safely(part.appended, outcome)
+        if has_to_wait:
             await asyncio.sleep(PATIENCE)
 
     async def _post(self) -> None:
@@ -259,6 +259,19 @@ class Replica:
             tell(*what)
         except Exception:  # of one log; the others are told all the same
             log.exception("a part of a log has failed")
+
+
+async def _each(ask: Callable[[Sequence[T]], Awaitable[Sequence[R]]], wanted: Sequence[T]) -> list[R | StoreAwayError]:
+    """What is answered to each. A store may be on several servers: one that is away is no reason to hold up what is on
+    the others.
+    """
+    try:
+        return list(await ask(wanted))
+    except StoreAwayError as error:
+        if len(wanted) == 1:
+            return [error]
+    answers = await asyncio.gather(*(_each(ask, [one]) for one in wanted))
+    return [answer for (answer,) in answers]
 
 
 def _box(replica: str) -> Address:

@@ -172,6 +172,7 @@ class HubCollector(Collector):
     def _service(self) -> Iterator[Metric]:
         hub, meter = self._hub, self._hub.meter
         yield _gauge("draining", "1 while the service takes no new streams because it goes down.", int(hub.is_draining))
+        yield _gauge("store_up", "0 while the store cannot be asked, or takes nothing, else 1.", int(hub.fault is None))
         yield _gauge("streams_limit", "Streams that may be open: limits.streams.", hub.limits.streams)
         yield _gauge("runs_limit", "Runs that may be going on: limits.runs.", hub.limits.runs)
         yield _gauge("history_limit_bytes", "Bytes that all logs may keep: limits.history.", hub.limits.history)
