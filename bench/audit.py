@@ -76,7 +76,7 @@ async def _read_back(scene: Scene) -> list[str]:
             count = min(scene.witness.last(source), BOUNDED.get(source, 1_000))
             found = await replica.get(f"/sse/{source}?since=earliest&limit={count}", Accept="application/json")
             if found is None:
-                wrong.append(f"replica {replica.name} does not give {source} from its beginning")
+                wrong.append(f"replica {replica.name} does not give {source} from its beginning: {replica.said}")
                 continue
             events = [one["data"] for one in found if not one["event"].startswith("stream.")]
             wrong += scene.witness.compare(source, events, f"at replica {replica.name}")
@@ -105,7 +105,7 @@ async def _too_much(scene: Scene, shelf: Shelf, result: Result) -> list[str]:
         for _ in range(ASKED * (len(replica.serving) > 1) or 1):
             found = await replica.get("/sse/held?trim=true", Accept="application/json")
             wrong += (
-                _of_process(found[0]["data"], replica.name) if found else [f"{replica.name} says nothing of itself"]
+                _of_process(found[0]["data"], replica.name) if found else [f"replica {replica.name}: {replica.said}"]
             )
     return wrong
 

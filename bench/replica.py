@@ -26,6 +26,7 @@ class Replica:
         self.name = name
         self.port = free_port()
         self.lives = 0
+        self.said = ""
         self.workers = workers
         self.file = folder / f"{name}.yaml"
         self.log = folder / f"{name}.log"
@@ -49,7 +50,7 @@ class Replica:
             await asyncio.sleep(0.05)
 
     async def get(self, path: str, **headers: str) -> Any:
-        """The JSON of an answer; None if there is none."""
+        """The JSON of an answer; None if there is none, and then `said` has what there was."""
         reader = Reader()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(PATIENCE):
@@ -57,6 +58,7 @@ class Replica:
                 with connection:
                     while data := await receive(connection, PATIENCE):
                         reader.take(data)
+        self.said = f"status {reader.status}, {len(reader.body)} bytes: {reader.body[:100]!r}"
         return json.loads(reader.body) if reader.is_complete and reader.status == 200 else None
 
     @property

@@ -17,15 +17,11 @@ if TYPE_CHECKING:
     from .store.contract import Address
 
 TOLD_EVENTS = WINDOW_EVENTS // 4  # that a reader takes before the writer, who waits for it, is told
-# In which a replica that lives says so to a store that was away: it tries every 2 seconds at least.
-RETURN_SECONDS = 3.0
 
 
 class RemoteLog:
     """It is over when the copy is, or when the replica that runs it is gone. `owner`: that replica.
-
-    A replica is taken for gone when it has not said for a lease that it lives, and then not for as long again: while
-    the store was away, nobody could say anything.
+    While the store was away nobody could say that he lives: so nobody is taken for gone soon after.
     """
 
     def __init__(
@@ -39,7 +35,6 @@ class RemoteLog:
         self._keep = keep
         self._told = 0
         self._is_losing = False
-        self._missed_since: float | None = None  # when the owner was found not to be there
         self.mirror = Mirror(
             address, channel, replica.store, on_stranger=lambda: replica.hurry(self), on_end=tenant.finish
         )
@@ -81,17 +76,9 @@ class RemoteLog:
         if standing.epoch != self._channel.epoch:
             self._tenant.rename(standing.epoch, aliases_of(standing.lineage))
         self.mirror.follow()
-        if standing.is_owned or standing.ended is not None:
-            self._missed_since = None
-        elif self._is_missed_for_long() and not self._is_losing:
+        if not standing.is_owned and standing.ended is None and self._replica.is_steady and not self._is_losing:
             self._is_losing = True
             self._replica.spawn(self._lose_after(standing.last), f"lose {self.address.source}")
-
-    def _is_missed_for_long(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        if self._missed_since is None:
-            self._missed_since = now
-        return now - self._missed_since >= max(self._replica.lease, RETURN_SECONDS)
 
     async def _lose_after(self, last: int) -> None:
         with contextlib.suppress(TimeoutError):

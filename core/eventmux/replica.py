@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,11 +25,13 @@ log = logging.getLogger("eventmux.store")
 
 BATCH = 128  # claims or appends that are sent together
 RENEWALS = 3  # in the time of a lease
+LATE = 0.6  # of a lease: who has not renewed it for so long has not been heard, nor have others, perhaps
 BOX_ROOM = 10_000  # messages of other replicas that may wait
 PATIENCE = 0.1  # seconds between tries of a store that is away
 # Seconds that a copy may be behind. Of 200 answers of 40 tokens a second each a tenth of a second makes four events of
 # one append, which is a third of what they cost Redis otherwise (docs/measurements.md).
 BEHIND = 0.1
+RETURN_SECONDS = 3.0  # in which who lives says so to a store that is back: he tries every 2 seconds at least
 REST_SECONDS = 2.0  # for what a run has left to append when it rests
 
 
@@ -50,6 +53,8 @@ class Replica:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._is_open = False
+        self._lived = 0.0  # when the store was told last that this replica lives
+        self._steady_since = -math.inf
 
     async def open(self) -> None:
         """Raises ConfigError for a store that cannot be used."""
@@ -226,10 +231,22 @@ class Replica:
         except StoreAwayError:
             log.debug("%d logs are left to their time", len(drops))
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the store has been there for long enough to know who lives."""
+        now = asyncio.get_running_loop().time()
+        is_there = now - self._lived <= LATE * self.lease
+        return is_there and now - self._steady_since >= max(self.lease, RETURN_SECONDS)
+
     async def _living(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._lived = loop.time()
         while True:
             try:
                 await self.store.live(self.id, self.lease)
+                if loop.time() - self._lived > LATE * self.lease:
+                    self._steady_since = loop.time()
+                self._lived = loop.time()
                 await asyncio.sleep(self.lease / RENEWALS)
             except StoreAwayError:
                 await asyncio.sleep(PATIENCE)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.run")
 
-ADOPTED_SECONDS = 5.0  # that a log stays which was loaded for a client, at least
+ADOPTED_SECONDS = 5.0  # that a log stays which was loaded for a client
 PUBLISHED_SECONDS = 1.0  # that a run lasts at least, for what is published to it
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 COUNTED = 500  # runs that are counted in a turn of the loop
@@ -174,8 +174,7 @@ class Runs:
             part = RemoteLog(self._replica, address, channel, tenancy, owner=standing.owner, keep=keep)
         run.seat = part
         self._replica.add(part)
-        # For long enough to find out whether the replica of a private run is gone.
-        self._linger(run, max(ADOPTED_SECONDS, 0 if want.enabled.shared else 3 * self._replica.lease))
+        self._linger(run, ADOPTED_SECONDS)
         if standing.ended is not None:
             part.mirror.close()
             channel.end(standing.ended)
