@@ -475,7 +475,14 @@ def test_a_private_run_outlives_its_last_reader_on_another_replica_as_long_as_on
     run(main())
 
 
-def test_a_private_run_that_has_expired_while_the_store_was_away_is_lost_to_who_waits_for_it() -> None:
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, ("stream.gap", "unknown")), (1, ("stream.end", "lost"))],
+    ids=["its copy is let go", "nobody could be told to let go its copy"],
+)
+def test_a_private_run_that_has_expired_while_the_store_was_away_is_gone_for_all(
+    seconds: int, told: tuple[str, str]
+) -> None:
     async def main() -> None:
         feed = counting(100_000, pause=0.5)
         async with sites(2) as (a, b):
@@ -484,11 +491,12 @@ def test_a_private_run_that_has_expired_while_the_store_was_away_is_lost_to_who_
             one.taking.close()
             a.store.cut()
             await until(lambda: feed.open == 0, 300)
+            await asyncio.sleep(seconds)
             a.store.mend()
             await asyncio.sleep(LEASE)
             other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
-            await until(lambda: other.look().taking.is_ended)
-            assert other.controls == [("stream.end", "lost")]
+            await until(lambda: bool(other.look().controls))
+            assert other.controls == [told]
 
     run(main())
 
@@ -667,5 +675,29 @@ def test_a_client_that_is_ahead_of_what_the_store_has_kept_goes_on_where_that_en
             back = await reading(b, feed, cursor)
             assert back.look().controls == [("stream.gap", "restarted")]
             assert back.numbers[0] == 7, "the first after what has been kept"
+
+    run(main())
+
+
+def test_the_copy_of_a_private_run_that_the_store_has_lost_is_made_again_for_who_reads_it_elsewhere() -> None:
+    async def main() -> None:
+        feed = counting(400, pause=0.1)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: len(one.look().numbers) >= 10)
+            cursor = one.taking.cursor
+            one.taking.close()
+            other = Seen(await b.take(feed.enabled, cursor=cursor))
+            for count in (3, 1_000):
+                had = len(other.look().numbers)
+                await until(lambda had=had: len(other.look().numbers) >= had + 10)
+                for site in (a, b):
+                    site.store.cut()
+                a.store.shelf.lose(count)
+                for site in (a, b):
+                    site.store.mend()
+            await until(lambda: other.look().taking.is_ended)
+            assert other.numbers == list(range(11, 401))
+            assert other.controls == [("stream.end", "completed")]
 
     run(main())

@@ -71,7 +71,8 @@ class RemoteLog:
         if self._channel.ended is not None:
             return
         if standing is None or standing.last < last:
-            self._lose()
+            if self._replica.is_steady:  # else who runs it may still be about to copy again what the store has lost
+                self._lose()
             return
         if standing.epoch != self._channel.epoch:
             self._tenant.rename(standing.epoch, aliases_of(standing.lineage))

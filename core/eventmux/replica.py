@@ -153,6 +153,7 @@ class Replica:
         self._is_dirty.set()
 
     def _returned(self) -> None:
+        self._steady_since = asyncio.get_running_loop().time()
         for part in self._parts.values():
             part.returned()
         self._due = dict.fromkeys(self._parts.values())
