@@ -43,7 +43,21 @@ class Mirror:
         self._is_over = False
 
     def follow(self) -> None:
-        self._store.follow(self.address, self.channel.history.last, self._take)
+        """Take what anybody writes. Nothing is done once it is closed."""
+        if not self._is_over:
+            self._store.follow(self.address, self.channel.history.last, self._take)
+
+    def lead(self) -> None:
+        """Only `give` says from now on what is written: nobody else may."""
+        self._store.unfollow(self.address)
+
+    def give(self, offset: int, frames: Sequence[Frame]) -> None:
+        """These were written here, and are in the store after `offset`."""
+        history = self.channel.history
+        for at, frame in enumerate(frames, offset + 1):
+            if at == history.last + 1 and not self._is_over:
+                self.channel.receive(frame)
+        self._wake()
 
     def close(self) -> None:
         """What comes is not taken any more, and nobody waits for it."""

@@ -25,8 +25,11 @@ log = logging.getLogger("eventmux.store")
 
 
 class SharedLog:
-    """What is appended waits here until the store has it, and is seen by readers when it comes back from there: by all
-    replicas in one order, and by nobody if the lease was lost meanwhile. The writer waits when a window of it waits.
+    """What is appended waits here until the store has it, and only then is seen by readers: by all replicas in one
+    order, and by nobody if the lease was lost meanwhile. The writer waits when a window of it waits.
+
+    While it is written here, it is not read: a replica that is told by the store what it has just said spends half as
+    much again on it. Whatever ends that, it is read again from where the channel ends.
     """
 
     def __init__(self, replica: Replica, address: Address, channel: Channel, tenant: Tenant, clock: Clock) -> None:
@@ -151,6 +154,8 @@ class SharedLog:
         elif not self._is_wanted:
             pass
         elif standing.term != self._term:
+            if self._term is not None:
+                self.mirror.follow()  # another has written meanwhile
             self._term, self._after, self._is_unsure = standing.term, standing.last, False
             self._replica.spawn(self._rise(standing.term), f"rise {self.address.source}")
         elif self._is_unsure:
@@ -179,6 +184,7 @@ class SharedLog:
         await self.mirror.reach(self._after)
         await self._replica.retry(self.mirror.fill, self.last - SENT_EVENTS)
         if self._term == term and self._is_wanted:
+            self.mirror.lead()
             self._tenant.gain()
 
     def hear(self, reached: int) -> None:
@@ -219,18 +225,24 @@ class SharedLog:
             self._settle(outcome.last)
             if is_all and self._ended:
                 self._forget_term()
+                self.mirror.follow()  # to its end
         if self._pending or self._ended:
             self._replica.mark(self)
 
     def _settle(self, last: int) -> None:
         """The store has what is up to `last`."""
-        for _ in range(min(max(0, last - self._after), len(self._pending))):
-            self._size -= len(self._pending.popleft().body)
+        count = min(max(0, last - self._after), len(self._pending))
+        written = [self._pending.popleft() for _ in range(count)]
+        self._size -= sum(len(frame.body) for frame in written)
+        self.mirror.give(self._after, written)
         self._after = last
+        if self.last < last:  # something is in the store that was not written by this run
+            self.mirror.follow()
         self._has_moved()
 
     def _lose(self) -> None:
         self._forget_term()
+        self.mirror.follow()
         self._tenant.lose()
 
     def _forget_term(self) -> None:
