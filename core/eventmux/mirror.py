@@ -40,13 +40,32 @@ class Mirror:
         self._floor = 0  # what is up to here the store does not have
         self._filling = asyncio.Lock()
         self._grown: asyncio.Future[None] | None = None
-        self._is_following = self._is_over = False
+        self._is_following = self._is_leading = self._is_over = False
 
     def follow(self) -> None:
-        """Take what comes, from where the channel ends. Does nothing where that is done already."""
+        """Take what anybody writes, from where the channel ends. Does nothing where that is so, or the log is over."""
+        self._is_leading = False
         if not (self._is_following or self._is_over):
             self._is_following = True
             self._store.follow(self.address, self.channel.history.last, self._take)
+
+    def resume(self) -> None:
+        """Follow where a stranger had stopped that."""
+        if not self._is_leading:
+            self.follow()
+
+    def lead(self) -> None:
+        """Only `give` says from now on what is written: nobody else may."""
+        self._is_following, self._is_leading = False, True
+        self._store.unfollow(self.address)
+
+    def give(self, offset: int, frames: Sequence[Frame]) -> None:
+        """These were written here, and are in the store after `offset`."""
+        history = self.channel.history
+        for at, frame in enumerate(frames, offset + 1):
+            if at == history.last + 1 and not self._is_over:
+                self.channel.receive(frame)
+        self._wake()
 
     def close(self) -> None:
         """What comes is not taken any more, and nobody waits for it. A second call does nothing: another may follow the

@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from . import sse
 from .channel import WINDOW_BYTES, WINDOW_EVENTS
 from .cursor import shared_epoch
 from .errors import StoreAwayError
@@ -26,8 +25,11 @@ log = logging.getLogger("eventmux.store")
 
 
 class SharedLog:
-    """What is appended waits here until the store has it, and is seen by readers when it comes back from there: by all
-    replicas in one order, and by nobody if the lease was lost meanwhile. The writer waits when a window of it waits.
+    """What is appended waits here until the store has it, and only then is seen by readers: by all replicas in one
+    order, and by nobody if the lease was lost meanwhile. The writer waits when a window of it waits.
+
+    While it is written here, it is not read: a replica that is told by the store what it has just said spends half as
+    much again on it. Whatever ends that, it is read again from where the channel ends.
     """
 
     def __init__(self, replica: Replica, address: Address, channel: Channel, tenant: Tenant, clock: Clock) -> None:
@@ -160,8 +162,6 @@ class SharedLog:
             self._replica.spawn(self._rise(standing.term), f"rise {self.address.source}")
         elif self._is_unsure:
             self._is_unsure = False
-            if standing.last < self._after:
-                self._confess(self._after - standing.last)
             self._settle(standing.last)
             self._replica.mark(self)
 
@@ -175,7 +175,7 @@ class SharedLog:
             if is_same:
                 self._tenant.rename(standing.epoch, aliases)
         if is_same:
-            self.mirror.follow()
+            self.mirror.resume()
         else:
             self._forget_term()
             self._tenant.fork()
@@ -186,6 +186,7 @@ class SharedLog:
         await self._replica.retry(self.mirror.catch_up, self._after)
         await self._replica.retry(self.mirror.fill, self.last - SENT_EVENTS)
         if self._term == term and self._is_wanted:
+            self.mirror.lead()
             self._tenant.gain()
 
     def returned(self) -> None:
@@ -212,6 +213,7 @@ class SharedLog:
             self._channel.history.bounds,
             self._replica.keep,
             ended=self._ended if self._sent == len(self._pending) else None,
+            epoch=self._channel.epoch,
         )
 
     def appended(self, outcome: Appended) -> None:
@@ -229,25 +231,24 @@ class SharedLog:
             self._settle(outcome.last)
             if is_all and self._ended:
                 self._forget_term()
+                self.mirror.follow()  # to its end
         if self._pending or self._ended:
             self._replica.mark(self)
 
     def _settle(self, last: int) -> None:
         """The store has what is up to `last`."""
-        for _ in range(min(max(0, last - self._after), len(self._pending))):
-            self._size -= len(self._pending.popleft().body)
+        count = min(max(0, last - self._after), len(self._pending))
+        written = [self._pending.popleft() for _ in range(count)]
+        self._size -= sum(len(frame.body) for frame in written)
+        self.mirror.give(self._after, written)
         self._after = last
+        if self.last < last:  # something is in the store that was not written by this run
+            self.mirror.follow()
         self._has_moved()
-
-    def _confess(self, missed: int) -> None:
-        """The store has lost so many events that it had taken: that is said in the log, where they were."""
-        gap = sse.control("stream.gap", source=self.address.source, reason="evicted", missed=missed)
-        gap.at = self._pending[0].at - 1 if self._pending else max(self._clock.now(), self._at + 1)
-        self._pending.appendleft(gap)
-        self._size += len(gap.body)
 
     def _lose(self) -> None:
         self._forget_term()
+        self.mirror.follow()
         self._tenant.lose()
 
     def _forget_term(self) -> None:

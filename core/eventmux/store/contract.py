@@ -88,7 +88,7 @@ def common(lineage: Sequence[tuple[str, int]], epoch: str, offset: int) -> int:
 class Append:
     """Records that follow `after`, under a `term`; their own offsets and epochs do not matter. `skips`: whether
     `after` may be further than the log's last offset, because what is between was let go. `ended`: the log is over
-    with these.
+    with these. `epoch`: that the writer takes the log to have, "" where it does not mind.
     """
 
     address: Address
@@ -99,14 +99,15 @@ class Append:
     keep: float
     skips: bool = False
     ended: str | None = None
+    epoch: str = ""
 
 
 class Appended(NamedTuple):
     """What became of an append. `last` is the log's last offset now.
 
     `refused`: `fenced`, if the term is over; `offset`, if `after` is not the last one: then nothing was appended, or it
-    had been by an earlier attempt; `epoch`, if the store may have lost something since the last claim: claim again;
-    `full`, if the store has no room now. None: all of it is in the log.
+    had been by an earlier attempt; `epoch`, if the log has another one, or the store may have lost something since the
+    last claim: claim again; `full`, if the store has no room now. None: all of it is in the log.
     """
 
     last: int

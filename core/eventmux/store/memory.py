@@ -181,7 +181,7 @@ class MemoryStore:
             return Appended(0, "epoch")
         if log.term != append.term or log.ended is not None or not log.owner:
             return Appended(log.last, "fenced")
-        if log.life != self.shelf.life:
+        if log.life != self.shelf.life or append.epoch not in {"", log.epoch}:
             return Appended(log.last, "epoch")
         if append.after != log.last and not (append.skips and append.after > log.last):
             return Appended(log.last, "offset")

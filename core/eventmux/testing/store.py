@@ -265,6 +265,13 @@ class StoreContract:
         assert await append(store, log, term, 3, numbered(4, 4)) == Appended(4)
         assert bodies(await store.read(log, 0, 10)) == [b"1", b"2", b"3", b"4"]
 
+    async def test_who_takes_a_log_to_have_another_epoch_than_it_has_appends_nothing(self, store: Store) -> None:
+        log = address()
+        standing = await begin(store, log)
+        term, epoch = standing.term, standing.epoch
+        assert await append(store, log, term, 0, numbered(1, 3), epoch="other") == Appended(0, "epoch")
+        assert await append(store, log, term, 0, numbered(1, 3), epoch=epoch) == Appended(3)
+
     async def test_what_was_let_go_before_it_was_written_leaves_a_hole(self, store: Store) -> None:
         log = address()
         term = (await begin(store, log)).term

@@ -103,6 +103,7 @@ def append(names: Names, one: Append) -> Command:
         EVENT_COST,
         int(one.ended is not None),
         one.ended or "",
+        one.epoch,
         *_of_records(one.records),
     )
 

@@ -128,7 +128,7 @@ return readers_of({})
 )
 
 # ARGV: term, after, skips, run id, keep (ms), events, bytes, age (ms, -1 none), cost of an event, ended (0 or 1),
-# reason, then for each record: when (hex), kind and name, body
+# reason, epoch ('' any), then for each record: when (hex), kind and name, body
 APPEND = _script(
     _NOW
     + """
@@ -136,10 +136,10 @@ local head = redis.call('HMGET', KEYS[1], 't', 'l', 'x', 'r', 'u', 'e', 'k', 'z'
 local after, last = tonumber(ARGV[2]), tonumber(head[2])
 if not head[1] then return {0, 'epoch'} end
 if head[1] ~= ARGV[1] or head[5] == '-1' or head[3] then return {last, 'fenced'} end
-if head[4] ~= ARGV[4] then return {last, 'epoch'} end
+local epoch = string.match(head[6], '([^ ]+) [^ ]+$')
+if head[4] ~= ARGV[4] or (ARGV[12] ~= '' and ARGV[12] ~= epoch) then return {last, 'epoch'} end
 if after ~= last and not (ARGV[3] == '1' and after > last) then return {last, 'offset'} end
 local total, gone, oldest, cost = tonumber(head[7]), tonumber(head[8]), tonumber(head[9]), tonumber(ARGV[9])
-local epoch = string.match(head[6], '([^ ]+) [^ ]+$')
 local function add(id, header, body)
   local done = redis.pcall('XADD', KEYS[2], id, header, body)
   if type(done) == 'table' and done.err then
@@ -151,7 +151,7 @@ local function add(id, header, body)
   end
 end
 last = after
-for i = 12, #ARGV, 3 do
+for i = 13, #ARGV, 3 do
   last = last + 1
   local sum = total + #ARGV[i + 2] + cost
   local failed = add(string.format('%.0f-0', last),
