@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from redis.exceptions import ResponseError
@@ -93,6 +94,11 @@ async def test_it_is_reached_by_tcp_tls_and_a_socket_as_a_user_that_may_do_what_
         client.select(3)
         assert client.dbsize() > 0
         assert all(key.startswith("{eventmux:0}:") for key in client.scan_iter())
+
+
+def test_the_rights_that_the_documentation_names_are_those_that_suffice() -> None:
+    text = (Path(__file__).parents[1] / "docs/decisions/0018-store.md").read_text("utf-8")
+    assert RULES.replace(" -@all", "") in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
