@@ -7,6 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from eventmux.errors import StoreAwayError
 from eventmux.store.contract import Address, Record, Store
 from eventmux.store.redis import RedisStore
@@ -110,3 +112,9 @@ class Reader:
 
     def has(self, last: int) -> bool:
         return self.offsets[-1:] == [last]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of the store, in a few words."""
+    texts = [one.getMessage() for one in caplog.records if one.name.startswith("eventmux.store")]
+    return [text.partition(":")[0].partition(",")[0] for text in texts]

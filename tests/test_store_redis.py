@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from redis.exceptions import ResponseError
@@ -17,6 +18,7 @@ from eventmux.store.redis import RedisStore
 from eventmux.store.redis.commands import EVENT_COST
 from eventmux.store.redis.greeting import check, check_version
 from eventmux.store.redis.shard import FULL
+from eventmux.store.redis.target import Target
 from eventmux.testing.store import (
     KEEP,
     LEASE,
@@ -32,7 +34,7 @@ from eventmux.testing.store import (
 )
 from eventsource import wait_until
 from redis_server import Redis, RedisServer
-from redis_writer import BLOCK, TIMEOUT, Reader, Returns, Writer, opened, patiently
+from redis_writer import BLOCK, TIMEOUT, Reader, Returns, Writer, opened, patiently, told
 from relay import relaying
 
 pytestmark = pytest.mark.anyio
@@ -45,12 +47,6 @@ RULES = (
     "~{eventmux:*}:* -@all +info +client|setname +select +script|load +evalsha +time +exists +pttl +pexpire +get +set "
     "+del +unlink +hset +hdel +hmget +hgetall +xadd +xlen +xrange +xread +xtrim +xinfo|stream"
 )
-
-
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log says of the store, in a few words."""
-    texts = [one.getMessage() for one in caplog.records if one.name.startswith("eventmux.store")]
-    return [text.partition(":")[0].partition(",")[0] for text in texts]
 
 
 async def works(store: Store) -> None:
@@ -98,6 +94,11 @@ async def test_it_is_reached_by_tcp_tls_and_a_socket_as_a_user_that_may_do_what_
         client.select(3)
         assert client.dbsize() > 0
         assert all(key.startswith("{eventmux:0}:") for key in client.scan_iter())
+
+
+def test_the_rights_that_the_documentation_names_are_those_that_suffice() -> None:
+    text = (Path(__file__).parents[1] / "docs/decisions/0018-store.md").read_text("utf-8")
+    assert RULES.replace(" -@all", "") in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -333,6 +334,25 @@ async def test_who_is_cut_off_by_an_operator_or_whose_scripts_are_flushed_goes_o
         assert reader.offsets == list(range(1, 34))
         assert writer.refusals == []
     assert told(caplog) == []
+
+
+async def test_what_is_followed_while_the_reader_is_being_woken_is_read_at_once_and_not_when_its_time_is_over(
+    own_redis: Make,
+) -> None:
+    server, logs = own_redis(appendonly=False), [address(), address()]
+    with relaying(server.port) as relay:
+        store = RedisStore(server.url_at(relay.port), max_block=60.0)
+        store._shards[0]._reading._target = Target(server.url, TIMEOUT)  # only who asks is slow
+        await store.open(lambda: None)
+        try:
+            for log in logs:
+                await append(store, log, (await begin(store, log)).term, 0, numbered(1, 1))
+            relay.delay(0.3)
+            for log in logs:  # the second, when the first has been read, and nobody has heard yet that it was to be
+                reader = Reader(store, log)
+                await eventually(lambda reader=reader: reader.has(1))
+        finally:
+            await store.close()
 
 
 # A server that is there, and takes nothing
