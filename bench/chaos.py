@@ -162,7 +162,7 @@ def staged(result: Result, folder: Path, lease: float) -> Iterator[Chaos]:
             environ = {"CHAOS_REDIS": url, "CHAOS_LEASE": f"{lease:g}", "CHAOS_PLUGINS": str(ROOT / "bench" / "local")}
             replicas.append(Replica(name, folder, config, environ, workers))
             stack.callback(replicas[-1].close)
-        scene = Scene(replicas, Journal(lease), totals=result.totals)
+        scene = Scene(replicas, Journal(lease), shelf.about, totals=result.totals)
         yield Chaos(result, scene, relays, shelf, config)
         result.faults = scene.journal.faults
         result.lives = sum(replica.lives for replica in replicas)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,25 @@ class Shelf(RedisProcess):
         with self._client() as client:
             return str(client.info("server")["redis_version"])
 
+    def about(self, cursor: str | None) -> str:
+        """What it has of the private logs that a cursor is of, for who asks what went wrong."""
+        found: list[str] = []
+        epochs = {
+            word for part in (cursor or "").split(",") if len(word := part.rpartition("=")[2].partition(".")[0]) > 4
+        }
+        with self._client(socket_timeout=1.0) as client, contextlib.suppress(redis.RedisError):
+            for key in client.scan_iter(count=1_000):
+                if key.endswith(b":s") and any(epoch in key.decode() for epoch in epochs):
+                    names = [name.decode() for name, _ in client.execute_command("XRANGE", key, "-", "+")]
+                    holes = [
+                        f"{before} {after}"
+                        for before, after in itertools.pairwise(names)
+                        if int(after.partition("-")[0]) > int(before.partition("-")[0]) + 1
+                    ]
+                    head = {name.decode(): value.decode() for name, value in client.hgetall(key[:-1] + b"h").items()}
+                    found.append(f"{_kind(key.decode())} {names[:1]} to {names[-1:]}, holes {holes}, {head}")
+        return "; ".join(found) or "no private log"
+
     def log_of(self, source: str) -> Sequence[Record]:
         """What is kept of the log of a shared source that has one log."""
         from eventmux.store.redis.commands import records  # noqa: PLC0415 - what only this needs
@@ -64,11 +84,11 @@ class Shelf(RedisProcess):
             if len(streams) != 1:
                 raise RuntimeError(f"{source} has {len(streams)} logs: {streams}")
             entries = client.execute_command("XRANGE", streams[0], "-", "+")
-        return records([(name, [*fields.items()][0]) for name, fields in entries])
+        return records([(name, next(iter(fields.items()))) for name, fields in entries])
 
     @contextlib.contextmanager
-    def _client(self) -> Iterator[redis.Redis]:
-        client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE)
+    def _client(self, socket_timeout: float = PATIENCE) -> Iterator[redis.Redis]:
+        client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=socket_timeout)
         with contextlib.closing(client):
             yield client
 

@@ -7,7 +7,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
@@ -31,10 +31,13 @@ PATIENCE = 4.0  # seconds that a client waits for an answer before it tries anot
 
 @dataclass
 class Scene:
-    """What all travellers have in common. `cuts`: how often the connections of all were cut."""
+    """What all travellers have in common. `cuts`: how often the connections of all were cut. `look`: what the store
+    has of the logs of a cursor, as text.
+    """
 
     replicas: list[Replica]
     journal: Journal
+    look: Callable[[str | None], str]
     witness: Witness = field(default_factory=Witness)
     totals: Totals = field(default_factory=Totals)
     sockets: set[socket.socket] = field(default_factory=set)
@@ -106,7 +109,8 @@ class Traveller:
                 has_ended = await self._trip(selection)
             except Violation as error:
                 told = "; ".join(self._scene.journal.told())
-                totals.violations.append(f"{self}: {error}\n    faults: {told or 'none'}")
+                kept = self._scene.look(pact.cursor)
+                totals.violations.append(f"{self}: {error}\n    faults: {told or 'none'}\n    in Redis: {kept}")
                 break
             finally:
                 totals.events += pact.delivered

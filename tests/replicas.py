@@ -22,13 +22,16 @@ LEASE = 10.0
 
 
 class CableStore(MemoryStore):
-    """A replica's way to the shelf, which can be cut: then nothing is answered, and nothing is heard."""
+    """A replica's way to the shelf, which can be cut: then nothing is answered, and nothing is heard. `delay`: seconds
+    that a question takes.
+    """
 
     def __init__(self, shelf: Shelf) -> None:
         super().__init__(shelf)
         self.is_cut = False
         self.swaps: list[tuple[str, bytes | None, bytes | None, float]] = []  # that were asked for, done or not
         self.appends = 0  # that were asked for
+        self.delay = 0.0
         self._on_return: Callable[[], None] = lambda: None
         self._kept: dict[Address, tuple[int, Any]] = {}
 
@@ -74,7 +77,7 @@ class CableStore(MemoryStore):
         super().unfollow(address)
 
     async def _pass(self) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.delay)
         if self.is_cut:
             raise StoreAwayError("the cable is cut")
 

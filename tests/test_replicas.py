@@ -312,6 +312,23 @@ def test_where_the_store_has_lost_a_log_its_readers_are_told_and_go_on_with_the_
     run(main())
 
 
+def test_a_run_that_is_being_loaded_for_somebody_does_not_expire_meanwhile() -> None:
+    async def main() -> None:
+        feed = Feed(linger=1, history=Bounds(events=500))
+        async with sites(2) as (a, b):
+            one = await reading(a, feed)
+            feed.put(5)
+            await until(lambda: one.has(5))
+            other = await reading(b, feed)
+            other.taking.close()
+            b.store.delay = 0.5
+            await asyncio.sleep(0.8)
+            again = Seen(await b.take(feed.enabled, since=0))
+            assert again.look().numbers == [1, 2, 3, 4, 5]
+
+    run(main())
+
+
 def test_a_run_that_is_over_is_over_on_all_replicas() -> None:
     @source(name="brief", shared=True)
     async def brief() -> AsyncIterator[Number]:
@@ -497,6 +514,60 @@ def test_a_private_run_that_has_expired_while_the_store_was_away_is_gone_for_all
             other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
             await until(lambda: bool(other.look().controls))
             assert other.controls == [told]
+
+    run(main())
+
+
+def test_a_private_run_whose_replica_ends_in_order_is_copied_to_its_last_event() -> None:
+    async def main() -> None:
+        feed = counting(1_000, pause=0.1)
+        async with sites(2) as (a, b):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(20))
+            cursor = one.taking.cursor
+            a.store.cut()
+            await until(lambda: one.has(40))
+            a.store.mend()
+            await a.hub.close()
+            other = Seen(await b.take(feed.enabled, cursor=cursor))
+            await until(lambda: other.look().taking.is_ended)
+            assert other.numbers == list(range(21, 41))
+            assert other.controls == [("stream.end", "lost")]
+
+    run(main())
+
+
+def test_who_is_faster_than_the_first_copy_of_a_private_run_is_not_given_another_one() -> None:
+    async def main() -> None:
+        feed = counting(100, pause=0.01)
+        async with sites(2) as (a, b):
+            a.store.delay = 0.1
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(1))
+            other = Seen(await b.take(feed.enabled, cursor=one.taking.cursor))
+            await until(lambda: other.look().taking.is_ended)
+            assert other.numbers == list(range(2, 101))
+            assert other.controls == [("stream.end", "completed")]
+
+    run(main())
+
+
+def test_a_private_run_that_began_while_the_store_was_away_is_found_when_it_is_back() -> None:
+    async def main() -> None:
+        feed = counting(400, pause=0.5)
+        async with sites(2) as (a, b):
+            for site in (a, b):
+                site.store.cut()
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(50))
+            b.store.mend()
+            coming = asyncio.create_task(patient(b, feed, one.taking.cursor))
+            await asyncio.sleep(2)
+            a.store.mend()
+            other = await coming
+            await until(lambda: other.look().taking.is_ended, 300)
+            assert other.numbers == list(range(51, 401))
+            assert other.controls == [("stream.end", "completed")]
 
     run(main())
 

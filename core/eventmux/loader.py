@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .selection import Start
     from .store.contract import Standing
 
+PAUSES = (0.05, 0.15, 0.3)  # seconds between looks for a private run that may just have begun
 SECONDS = 5.0  # that a client waits for what it asks for; then it is to come back
 
 
@@ -79,12 +80,14 @@ class Loader:
             if run is None and position:
                 run = await self._adopt_shared(want, address, position)
             if run and position:
+                self._runs.expect(run)
                 await self._bring(run, position)
                 return
             run = self._current(want, start) or await self._adopt_shared(
                 want, address, None, replay=start.since is not None
             )
             if run and isinstance(run.seat, SharedLog):
+                self._runs.expect(run)
                 await run.seat.mirror.fill(0 if start.since is not None else run.channel.history.last - 1)
 
     async def _adopt_shared(
@@ -142,14 +145,26 @@ class Loader:
         async with self._locks.setdefault(address, asyncio.Lock()):
             run = self._found(want, position, start)
             if run is None and self._replica.at(address) is None:
-                standing = await self._claim(Claim(address, self._replica.id, self._replica.lease, 0.0))
+                standing = await self._copied(address)
                 if standing and standing.label == private_label(want.enabled, want.parameters, start.principal):
                     run = self._runs.adopt(want, address, standing, start.principal)
+            if run:
+                self._runs.expect(run)
             if run and isinstance(run.seat, RemoteLog):
                 # The client may be faster than the copy: it waits for that, or until the run is known to be lost.
                 await run.seat.mirror.reach(position.offset)
             if run:
                 await self._bring(run, position)
+
+    async def _copied(self, address: Address) -> Standing | None:
+        """Of a private run on another replica, which has no copy before the replica has had the time to make one."""
+        for pause in PAUSES:
+            if standing := await self._claim(Claim(address, self._replica.id, self._replica.lease, 0.0)):
+                return standing
+            await asyncio.sleep(pause)
+        if not self._replica.is_steady:
+            raise StoreAwayError("the store has just come back")
+        return None
 
     def _look(self, address: Address) -> Claim:
         """One that wants nothing but to know."""

@@ -184,6 +184,11 @@ class Runs:
             part.stand(standing, standing.last)
         return run
 
+    def expect(self, run: Run) -> None:
+        """Somebody is about to join it: it does not expire meanwhile."""
+        if run in self._expiries:
+            self._linger(run, max(run.enabled.policy.linger_seconds, ADOPTED_SECONDS))
+
     def rename(self, run: Run, epoch: str, aliases: Mapping[str, int]) -> None:
         """Its log has another epoch now."""
         self._register.rename(run, epoch, aliases)
@@ -339,7 +344,8 @@ class Runs:
             log.warning("source %s is gone with %d published events it had not taken", run.enabled.name, len(run.inbox))
         self._unlist(run)
         self._withdrawn.pop(run.channel, None)
-        run.channel.history.clear()
+        if not (run.seat and self.is_draining):  # which has still to be copied
+            run.channel.history.clear()
 
     def _unlist(self, run: Run) -> None:
         """Let nobody find it any more."""
