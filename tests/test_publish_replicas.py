@@ -65,7 +65,7 @@ def pair() -> Iterator[Pair]:
         redis = stack.enter_context(RedisServer(program(), appendonly=False))
         redis.start()
         settings = settings_of(news, mirror, enable(stuck, linger=5))
-        config = settings.config.model_copy(update={"store": StoreConfig(url=redis.url, timeout=0.5)})
+        config = settings.config.model_copy(update={"store": StoreConfig(url=redis.url, timeout=1)})
         settings = replace(settings, config=config)
         a, b = (stack.enter_context(serving(settings, expect_quiet=False)) for _ in range(2))
         yield Pair(redis, a, b)

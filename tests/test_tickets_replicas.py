@@ -23,7 +23,7 @@ from service import Service
 
 TOKEN = "dash-token"  # noqa: S105 - of this test
 CONFIG = """
-store: {url: %s, timeout: 0.3}
+store: {url: %s, timeout: 1}
 sources: {open-clock: {}, mine: {}}
 plugins: {dir: local}
 server: {retry: 50}
@@ -127,14 +127,13 @@ def test_what_lies_in_redis_opens_nothing_and_goes_with_its_time(pair: Pair) -> 
 
 def test_while_redis_is_away_nobody_is_told_anything_at_which_an_eventsource_stops(pair: Pair) -> None:
     unused, used = ticket_of(pair.a), ticket_of(pair.a)
-    with pair.a.open(f"/sse/mine?ticket={used}") as stream:
-        stream.take(1)
-        cursor = stream.cursor
+    with pair.a.open(f"/sse/open-clock?ticket={used}") as stream:
+        number, cursor = stream.take(1)[0].data["n"], stream.cursor
     pair.redis.pause()
     try:
         for service in (pair.a, pair.b):
-            for ticket, last in ((unused, None), (used, cursor)):
-                with service.open(f"/sse/mine?ticket={ticket}", cursor=last) as stream:
+            for path in (f"/sse/mine?ticket={unused}", f"/sse/open-clock?ticket={used}&last_event_id={cursor}"):
+                with service.open(path) as stream:
                     assert stream.response.status_code == 200
                     assert stream.rest() == []
                     assert stream.parser.retry
@@ -145,15 +144,15 @@ def test_while_redis_is_away_nobody_is_told_anything_at_which_an_eventsource_sto
         assert status(pair.a, "garbage") == 401
     finally:
         pair.redis.resume()
-    with wait_until(lambda: _let_in(pair.b, used, cursor), "Redis to be back") as stream:
-        assert stream.take(1)[0].event == "mine"
-    with wait_until(lambda: _let_in(pair.b, unused), "the ticket to be good again") as stream:
+    with wait_until(lambda: _let_in(pair.b, f"/sse/open-clock?ticket={used}", cursor), "Redis to be back") as stream:
+        assert stream.take(1)[0].data["n"] == number + 1
+    with wait_until(lambda: _let_in(pair.b, f"/sse/mine?ticket={unused}"), "the ticket to be good again") as stream:
         assert stream.take(1)[0].data["n"] == 1
 
 
-def _let_in(service: Service, ticket: str, cursor: str | None = None) -> EventSource | None:
+def _let_in(service: Service, path: str, cursor: str | None = None) -> EventSource | None:
     """A stream that has begun. None for one that is sent away to come back; a refusal fails."""
-    stream = service.open(f"/sse/mine?ticket={ticket}", cursor=cursor)
+    stream = service.open(path, cursor=cursor)
     assert stream.response.status_code == 200
     if stream.response.headers.get("content-length"):
         stream.close()
