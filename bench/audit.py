@@ -6,12 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .journal import Fault
+from .scene import Scene
 from .shelf import Shelf
-from .travellers import BOUNDED, FINITE, LINGER, SHARED, Scene
-from .wire import NDJSON
+from .trip import BOUNDED, FINITE, LINGER, SHARED
 from .witness import events_of
 
 if TYPE_CHECKING:
@@ -41,9 +42,8 @@ async def audit(scene: Scene, shelf: Shelf, result: Result) -> list[str]:
         wrong.append(f"a process had {peak.rss / MIB:.0f} MiB")
     if peak.fds > result.options["clients"] + SPARE_FDS:
         wrong.append(f"a process had {peak.fds} open files")
-    for replica in scene.replicas:
-        if code := await replica.end():
-            wrong.append(f"replica {replica.name} has ended with {code} after SIGTERM")
+    codes = {replica.name: await replica.end() for replica in scene.replicas}
+    wrong += [f"replica {name} has ended with {code} after SIGTERM" for name, code in codes.items() if code]
     if eternal := shelf.eternal():
         wrong.append(f"{len(eternal)} keys have no end: {eternal[:5]}")
     return wrong
@@ -57,7 +57,7 @@ def _of_redis(scene: Scene, shelf: Shelf) -> list[str]:
         offsets = [record.offset for record in records]
         if offsets != list(range(offsets[0], offsets[0] + len(offsets))):
             wrong.append(f"{source}: its offsets in Redis do not follow each other")
-        if any(later.at <= before.at for before, later in zip(records, records[1:], strict=False)):
+        if any(later.at <= before.at for before, later in pairwise(records)):
             wrong.append(f"{source}: the times in Redis do not rise")
         found = events_of(records)
         if source != "failing" and [data["n"] for data in found] != offsets:

@@ -1,8 +1,8 @@
 """Two replicas and a Redis, of which something breaks every few seconds, and clients that come back to either replica.
 
-`python -m bench.chaos --seconds 3600 --clients 40 --seed 1` exits 1 if a client has lost, or got twice, an event without
-a word of it, or if a word was not true; if a client gets nothing when all is whole again; if a log in Redis is forked;
-or if memory, files, keys or errors in the log pile up. The same seed makes the same plans, not the same moments.
+`python -m bench.chaos --seconds 3600 --clients 40 --seed 1` exits 1 if a client has lost an event, or got one twice,
+without a word of it, or if a word was not true; if a client gets nothing when all is whole again; if a log in Redis is
+forked; or if memory, files, keys or errors in the log pile up. The same seed makes the same plans, and other moments.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from .journal import Fault, Journal
 from .process import ROOT, raise_fd_limit, surroundings
 from .relay import Relay, relaying
 from .replica import Replica
+from .scene import Scene
 from .shelf import Shelf
-from .travellers import Scene, Traveller
+from .travellers import Traveller
 
 CONFIG = Path(__file__).parent / "chaos.yaml"
 WORKERS = {"a": 1, "b": 2}
@@ -92,7 +93,7 @@ class Chaos:
             await self._settle(time.monotonic(), "the last fault")
             await asyncio.sleep(CALM)
         finally:
-            scene.is_over = True
+            scene.over.set()
             result.seconds = time.monotonic() - begin
             await asyncio.gather(*living)
         result.wrong += self._faults.wrong

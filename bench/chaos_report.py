@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
+from .journal import EVERYBODY, Fault
+
 if TYPE_CHECKING:
     from .chaos import Result
-    from .journal import Fault
 
 MIB = 1024 * 1024
 
 
 def report(result: Result) -> str:
-    totals = result.totals
-    gaps = {name: count for name, count in sorted(totals.counts.items()) if name.startswith(("gap", "end", "error"))}
-    others = {name: count for name, count in sorted(totals.counts.items()) if name not in gaps}
+    totals, peak = result.totals, result.peak
+    told = [name for name in totals.counts if name.startswith(("gap", "end", "error"))]
+    faults = sum(fault.kind not in EVERYBODY for fault in result.faults)
     lines = [
         *_table(result.faults),
-        f"{sum(1 for fault in result.faults if fault.kind != 'slow machine')} faults in {result.seconds:.0f} s, "
-        f"lease {result.options['lease']:g} s, Redis {result.redis}, replicas started {result.lives} times",
-        f"{totals.events} events checked on {totals.connections} connections of {result.options['clients']} clients, "
-        f"{totals.bytes / MIB:.0f} MiB; {result.shared_events} of shared sources compared, {result.read_back} of them "
-        "read back from Redis and from replicas",
-        "told: " + (", ".join(f"{name} {count}" for name, count in gaps.items()) or "no gap"),
-        "connections: " + ", ".join(f"{name} {count}" for name, count in others.items()),
-        f"at most {result.peak.rss / MIB:.0f} MiB and {result.peak.fds} open files in a process; "
-        f"keys left in Redis: {result.keys_left}",
+        f"{faults} faults in {result.seconds:.0f} s, lease {result.options['lease']:g} s, Redis {result.redis}",
+        f"{totals.events} events checked on {totals.connections} connections, {totals.bytes / MIB:.0f} MiB",
+        f"{result.options['clients']} clients; replicas were started {result.lives} times",
+        f"{result.shared_events} events of shared sources compared with what others had, {result.read_back} read back",
+        f"told: {_counts(totals.counts, told)}",
+        f"connections: {_counts(totals.counts, [name for name in totals.counts if name not in told])}",
+        f"at most {peak.rss / MIB:.0f} MiB and {peak.fds} open files in a process; keys left: {result.keys_left}",
         f"violations: {len(totals.violations)}",
         *totals.violations[:20],
         *(f"WRONG: {what}" for what in result.wrong[:40]),
         "FAILED" if result.wrong or totals.violations else "passed",
     ]
     return "\n".join(lines)
+
+
+def _counts(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {counts[name]}" for name in sorted(names)) or "nothing"
 
 
 def _table(faults: list[Fault]) -> list[str]:

@@ -13,7 +13,7 @@ from .journal import Fault, Journal
 from .redis_process import RedisProcess
 from .relay import Relay
 from .replica import Replica, send
-from .travellers import Scene
+from .scene import Scene
 
 Work: TypeAlias = "Callable[[], Coroutine[Any, Any, None]]"
 

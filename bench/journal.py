@@ -78,6 +78,6 @@ class Journal:
         """The last ones, for who asks what a violation may come from."""
         now = time.monotonic()
         return [
-            f"{fault.kind} {fault.target} {sorted(fault.pids)}, {now - fault.begin:.1f} to {max(0.0, now - fault.end):.1f} s before"
-            for fault in self.faults[-8:]
+            f"{one.kind} {one.target} {sorted(one.pids)} {now - one.begin:.1f} to {max(0.0, now - one.end):.1f} s ago"
+            for one in self.faults[-8:]
         ]

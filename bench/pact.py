@@ -13,7 +13,7 @@ from .wire import Block
 from .witness import Witness
 
 
-@dataclass(slots=True)
+@dataclass
 class Pact(Promise):
     """`bounded`: sources whose history is short, with the events that it has: only these may have a gap for who lags.
 
@@ -41,8 +41,7 @@ class Pact(Promise):
         is_first = known.n is None and known.log is None and known.not_log is None
         if is_first and name not in self.shared and not known.is_doubtful and n != self._next(1):
             raise Violation(f"a run of {name} begins with {n}")
-        # dataclass(slots=True) makes the class anew, which a super() without words does not find
-        Promise._event(self, block)
+        super()._event(block)
         self._makers[name] = int(block.data["by"].partition(".")[0])
         if name in self.shared:
             self.witness.saw(block.data)
@@ -64,7 +63,7 @@ class Pact(Promise):
             # What comes next is the oldest that is kept: so the history was full then.
             needed = known.n + missed + self.bounded[source]
             self._due.setdefault(source, []).append((needed, time.monotonic()))
-        Promise._gap(self, source, reason, missed)
+        super()._gap(source, reason, missed)
         if reason not in {"evicted", "lagged"}:
             self._makers.pop(source, None)
             self._since[source] = self.began

@@ -39,7 +39,7 @@ class Replica:
         command = [sys.executable, "-m", "eventmux", "serve", "--config", str(self.file), "--port", str(self.port)]
         command += ["--log-format", "json", "--workers", str(self.workers)]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 command, cwd=ROOT, env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log
             )
         self.lives += 1

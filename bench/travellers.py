@@ -1,67 +1,21 @@
-"""Clients that read, stall, leave, and come back with their cursor to whichever replica, each by its own seeded chance."""
+"""Clients that read, stall, leave, and come back with their cursor to any replica, each by its own seeded chance."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from urllib.parse import urlencode
 
 from .check import Violation
-from .clients import SMALL_BUFFER, Totals
-from .journal import Journal
+from .clients import SMALL_BUFFER
 from .pact import Pact
-from .replica import Replica
-from .wire import NDJSON, Reader, connect, receive, request, reset
-from .witness import Witness
+from .scene import Scene
+from .trip import BOUNDED, FINITE, LINGER, SHARED, Trip, choose, plan
+from .wire import Reader, connect, receive, reset
 
-SHARED = ("steady", "bursty", "small", "changed", "failing")
-FINITE = ("answer", "paid", "flood")
-SOURCES = (*SHARED, *FINITE, "endless")
-WEIGHTS = (5, 2, 2, 2, 2, 3, 2, 1, 3)
-BOUNDED = {"small": 120, "flood": 1_000}  # events that their histories hold, as in chaos.yaml
-LINGER = 10.0  # seconds, as there
-SEND_TIMEOUT = 15.0
 PATIENCE = 4.0  # seconds that a client waits for an answer before it tries another replica
-
-
-@dataclass
-class Scene:
-    """What all travellers have in common. `cuts`: how often the connections of all were cut. `look`: what the store
-    has of the logs of a cursor, as text.
-    """
-
-    replicas: list[Replica]
-    journal: Journal
-    look: Callable[[str | None], str]
-    witness: Witness = field(default_factory=Witness)
-    totals: Totals = field(default_factory=Totals)
-    sockets: set[socket.socket] = field(default_factory=set)
-    cuts: int = 0
-    is_over: bool = False
-
-    def cut(self) -> None:
-        """Every connection of a client, in the middle of whatever it says."""
-        self.cuts += 1
-        for connection in self.sockets:
-            connection.shutdown(socket.SHUT_RDWR)
-
-
-@dataclass(frozen=True, slots=True)
-class Trip:
-    """One connection as it is meant. `stall`: (after so many seconds, for so many seconds), or None."""
-
-    replica: Replica
-    text: bytes
-    is_lines: bool
-    seconds: float
-    stall: tuple[float, float] | None
-    resets: bool
-    small: bool
 
 
 class Traveller:
@@ -84,7 +38,7 @@ class Traveller:
 
     async def live(self) -> None:
         await self._sleep(self._chance.uniform(0, 1))
-        while not self._scene.is_over:
+        while not self._scene.over.is_set():
             await self._chain()
 
     def _begin(self) -> Pact:
@@ -103,7 +57,7 @@ class Traveller:
         chance, totals = self._chance, self._scene.totals
         self._pact = pact = self._begin()
         self._heard = time.monotonic()
-        selection = self._selection()
+        selection = choose(chance)
         for _ in range(chance.choice((3, 10, 30, 100))):
             try:
                 has_ended = await self._trip(selection)
@@ -115,17 +69,12 @@ class Traveller:
             finally:
                 totals.events += pact.delivered
                 pact.delivered = 0
-            if has_ended or self._scene.is_over:
+            if has_ended or self._scene.over.is_set():
                 break
             if chance.random() < 0.1:
-                selection = self._selection(selection)
+                selection = choose(chance, selection)
             await self._pause()
         totals.counts.update(pact.counts)
-
-    def _selection(self, before: tuple[str, ...] = ()) -> tuple[str, ...]:
-        chosen = {name for name in before if self._chance.random() < 0.7}
-        chosen |= set(self._chance.choices(SOURCES, WEIGHTS, k=self._chance.choice((1, 1, 2, 3))))
-        return tuple(self._chance.sample(sorted(chosen), len(chosen)))
 
     async def _pause(self) -> None:
         chance = self._chance.random()
@@ -137,15 +86,15 @@ class Traveller:
             await self._sleep(self._chance.uniform(1, 3) if chance < 0.15 else self._chance.expovariate(3))
 
     async def _sleep(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while not self._scene.is_over and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, 0.2))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._scene.over.wait()
 
     async def _trip(self, selection: tuple[str, ...]) -> bool:
         """Returns whether all has ended."""
         scene, pact = self._scene, self._pact
         pact.begin(selection, can_lose=time.monotonic() - self._heard > LINGER - 1)
-        trip = self._plan(selection)
+        trip = plan(self._chance, scene.replicas, pact)
         self.doing = f"asks replica {trip.replica.name}"
         try:
             async with asyncio.timeout(PATIENCE):
@@ -168,37 +117,6 @@ class Traveller:
             else:
                 connection.close()
 
-    def _plan(self, selection: tuple[str, ...]) -> Trip:
-        chance, pact = self._chance, self._pact
-        query, headers = {}, {"Accept": NDJSON if (is_lines := chance.random() < 0.15) else "text/event-stream"}
-        if pact.cursor is None and chance.random() < 0.3:
-            query["since"] = chance.choice(("earliest", "2s"))
-        elif pact.cursor is not None and chance.random() < 0.2:
-            query["last_event_id"] = pact.cursor
-        elif pact.cursor is not None:
-            headers["Last-Event-ID"] = pact.cursor
-        if pact.thirds:
-            query["events"] = "third"
-        counts = {name: {"count": pact.lengths[name]} for name in selection if name in FINITE}
-        is_merged = len(selection) > 1 or chance.random() < 0.2
-        path = "/sse" if is_merged else f"/sse/{selection[0]}"
-        body = None
-        if chance.random() < 0.2:
-            sources = {name: counts.get(name, {}) for name in selection}
-            body = json.dumps({"sources": sources} if is_merged else sources[selection[0]]).encode()
-        else:
-            query |= {f"{name}.count": str(given["count"]) for name, given in counts.items()}
-            query |= {"sources": ",".join(selection)} if is_merged else {}
-        return Trip(
-            replica=chance.choice(self._scene.replicas),
-            text=_request(path, query, body, headers),
-            is_lines=is_lines,
-            seconds=chance.choice((0.0, chance.expovariate(0.4), chance.uniform(2, 20))),
-            stall=(chance.expovariate(1), chance.uniform(1, 3)) if chance.random() < 0.15 else None,
-            resets=chance.random() < 0.3,
-            small=chance.random() < 0.2,
-        )
-
     async def _read(self, connection: socket.socket, trip: Trip) -> bool:
         """Returns whether all has ended."""
         scene, pact = self._scene, self._pact
@@ -208,7 +126,7 @@ class Traveller:
         stalled = 0.0
         reader = Reader(lines=trip.is_lines)
         leave_at = begin + trip.seconds
-        while (now := time.monotonic()) < leave_at and not scene.is_over:
+        while (now := time.monotonic()) < leave_at and not scene.over.is_set():
             if trip.stall and stall_at and now >= stall_at:
                 stall_at, stalled = None, trip.stall[1]
                 self.doing = f"stalls at replica {trip.replica.name}"
@@ -261,7 +179,3 @@ class Traveller:
         self._scene.totals.counts["cut" if is_ours else "broken"] += 1
         if not is_ours and not self._scene.journal.can_have_severed(trip.replica.name, begin):
             raise Violation(f"replica {trip.replica.name} has cut the connection")
-
-
-def _request(path: str, query: Mapping[str, str], body: bytes | None, headers: Mapping[str, str]) -> bytes:
-    return request(path + "?" * bool(query) + urlencode(query), body, **headers)
