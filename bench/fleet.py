@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cases import MEMORY
-from .load import Found, LoadError, cores, load_options, run_load
+from .load import Found, LoadError, load_options, run_load
 from .process import raise_fd_limit
 from .results import Figures, fault_of, figures_of
 from .servers import Running, running
@@ -42,54 +42,67 @@ class Seen:
     whole: Done | None = None
 
 
-def measure(work: Work, fleet: str) -> Figures:
-    """Raises NoCompilerError, NoStoreError, StartError, and LoadError where something was not as it should be."""
-    count = 1 if fleet == MEMORY else int(fleet)
+class Fleet:
+    """It runs; nothing is asked of it but by `measure`. The first replica has subscribers before the others, and so it
+    is the one that runs the source.
+    """
+
+    def __init__(self, work: Work, replicas: Sequence[Running], redis: Store | None) -> None:
+        self._work = work
+        self._replicas = replicas
+        self._redis = redis
+
+    def measure(self) -> Figures:
+        """Raises LoadError where something was not as it should be, and NoCompilerError."""
+        seen = self._watched()
+        for found in seen.founds:
+            if fault := fault_of(self._work, found):
+                raise LoadError(fault)
+        return _figures(self._work, seen)
+
+    def _watched(self) -> Seen:
+        work, redis = self._work, self._redis
+        first, *others = self._replicas
+        with ThreadPoolExecutor(len(self._replicas)) as threads:
+            if redis is None:
+                return Seen([threads.submit(_load, work, first).result()])
+            before, appended = redis.done(), redis.appended()
+            founds = [threads.submit(_load, work, first)]
+            _wait_until_appended(redis, appended, founds[0])
+            founds += [threads.submit(_load, work, replica) for replica in others]
+            time.sleep(BEFORE)
+            kept = _kept(redis, work.seconds)
+            return Seen([found.result() for found in founds], kept, redis.done() - before)
+
+
+@contextlib.contextmanager
+def fleet(work: Work, name: str) -> Iterator[Fleet]:
+    """`memory`, or how many replicas over one Redis. Raises NoStoreError, StartError."""
+    count = 1 if name == MEMORY else int(name)
     raise_fd_limit(work.clients + SPARE_FILES)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
-        redis = None if fleet == MEMORY else stack.enter_context(store(folder, core=cores()[1]))
-        replicas = list(_replicas(work, count, redis, folder, stack))
-        seen = _watched(work, replicas, redis)
-    for found in seen.founds:
-        if fault := fault_of(work, found):
-            raise LoadError(fault)
-    return _figures(work, seen)
-
-
-def _replicas(
-    work: Work, count: int, redis: Store | None, folder: Path, stack: contextlib.ExitStack
-) -> Iterator[Running]:
     allowed = sorted(os.sched_getaffinity(0))
-    for number in range(count):
-        place = folder / f"replica-{number}"
-        place.mkdir()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
+        redis = None if name == MEMORY else stack.enter_context(store(Path(folder), core=allowed[-1]))
         where = redis.url if redis else MEMORY
-        core = allowed[number % len(allowed)]
-        yield stack.enter_context(running(PRODUCT, work, place, None, store=where, core=core))
-
-
-def _watched(work: Work, replicas: Sequence[Running], redis: Store | None) -> Seen:
-    """The first replica has subscribers before the others, and so it is the one that runs the source."""
-    before = redis.done() if redis else None
-    with ThreadPoolExecutor(len(replicas)) as threads:
-        founds = [threads.submit(_load, work, replicas[0])]
-        if redis is None or before is None:
-            return Seen([founds[0].result()])
-        _wait_until_appended(redis, founds[0])
-        founds += [threads.submit(_load, work, replica) for replica in replicas[1:]]
-        time.sleep(BEFORE)
-        kept = _kept(redis, work.seconds)
-        return Seen([found.result() for found in founds], kept, redis.done() - before)
+        replicas = []
+        for number in range(count):
+            place = Path(folder) / f"replica-{number}"
+            place.mkdir()
+            core = allowed[number % len(allowed)]
+            # Without linger, so that it has nothing to do while others are measured.
+            one = running(PRODUCT, work, place, None, store=where, linger=0, core=core)
+            replicas.append(stack.enter_context(one))
+        yield Fleet(work, replicas, redis)
 
 
 def _load(work: Work, one: Running) -> Found:
     return run_load([*load_options(work, work.stalled), *one.load], pid=one.pid, port=one.port)
 
 
-def _wait_until_appended(redis: Store, load: Future[Found]) -> None:
+def _wait_until_appended(redis: Store, before: int, load: Future[Found]) -> None:
+    """What private runs have appended is gone with them, and may be less than there was."""
     deadline = time.monotonic() + PATIENCE
-    while not redis.appended():
+    while redis.appended() in {0, before}:
         if load.done():
             load.result()
         if time.monotonic() > deadline:

@@ -36,14 +36,15 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed, and the
-    `store` of its configuration, which only the product has.
+    """Where a server runs: the port it must listen on, a folder of its own, where better-sse is installed. `store` and
+    `linger` are of the product's configuration.
     """
 
     port: int
     folder: Path
     node: Path | None = None
     store: str = "memory"
+    linger: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +70,15 @@ def product(work: Work, place: Place) -> Recipe:
     """As a user starts it, with a configuration of its own, which asks for a token where the work has one."""
     shape = work.shape
     names = [f"s{channel}" for channel in range(shape.channels)]
-    sources: dict[str, object] = {}
+    sources: dict[str, dict[str, object]] = {}
     for channel, name in enumerate(names):
         paced = {"rate": shape.rate, "burst": shape.burst, "phase": channel / shape.channels}
         # An idle source is one whose next event is hours away.
         kinds = {"shared": paced, "idle": {"rate": 0.0001}, "private": {"rate": shape.rate}}
         sources[name] = {"use": "tokens" if shape.kind == "private" else "marks", "params": kinds.get(shape.kind, {})}
     sources |= {"quotes": {}, "quote": {}, "tokens": {}}
+    if place.linger is not None:
+        sources = {name: {**source, "linger": place.linger} for name, source in sources.items()}
     config = place.folder / "plugins.yaml"
     text: dict[str, object] = {
         "sources": sources,
@@ -189,13 +192,20 @@ def nchan_module(nginx: str) -> str:
 
 @contextlib.contextmanager
 def running(
-    server: str, work: Work, folder: Path, node: Path | None, *, store: str = "memory", core: int | None = None
+    server: str,
+    work: Work,
+    folder: Path,
+    node: Path | None,
+    *,
+    store: str = "memory",
+    linger: float | None = None,
+    core: int | None = None,
 ) -> Iterator[Running]:
     """The server, listening, pinned to its core. Ended on leaving, and killed if it does not end.
 
     Raises NotFoundError, StartError, NoCompilerError, LoadError.
     """
-    place = Place(free_port(), folder, node, store)
+    place = Place(free_port(), folder, node, store, linger)
     recipe = SERVERS[server](work, place)
     log = folder / "server.log"
     with log.open("wb") as file:
