@@ -99,7 +99,7 @@ def _rate(bits: float) -> str:
 
 
 def main() -> None:
-    print("\n\n".join((subscribers_table(), redis_table(), storm_table())))
+    print(f"{subscribers_table()}\n\n{redis_table()}\n\n{storm_table()}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,10 @@ CASES = (
     ),
     Case(
         _connect(
-            "connect-private", "a private source for each, with a token", Shape("quotes-private"), f"/sse/quote?{_QUERY}"
+            "connect-private",
+            "a private source for each, with a token",
+            Shape("quotes-private"),
+            f"/sse/quote?{_QUERY}",
         ),
         figure="connect_us",
     ),

@@ -69,10 +69,14 @@ class Pact(Promise):
             self._since[source] = self.began
 
     def may_begin_anew(self, source: str, known: Known) -> bool:
-        return known.is_doubtful or (source not in self.shared and (self.can_lose or self._has_lost(source)))
+        """Not so one that is bought once: it is lost, then, and says so."""
+        return source != "paid" and self._may_be_gone(source, known)
 
     def may_be_lost(self, source: str, known: Known) -> bool:
-        return self.may_begin_anew(source, known)
+        return self._may_be_gone(source, known)
+
+    def _may_be_gone(self, source: str, known: Known) -> bool:
+        return known.is_doubtful or (source not in self.shared and (self.can_lose or self._has_lost(source)))
 
     def _has_lost(self, source: str) -> bool:
         return self.journal.can_have_lost(self._makers.get(source), self._since[source])

@@ -41,9 +41,7 @@ class Done:
 
     def __sub__(self, before: Done) -> Done:
         calls = {name: count - before.calls.get(name, 0) for name, count in self.calls.items()}
-        return Done(
-            self.cpu_us - before.cpu_us, calls, self.sent - before.sent, self.received - before.received
-        )
+        return Done(self.cpu_us - before.cpu_us, calls, self.sent - before.sent, self.received - before.received)
 
 
 class Store:
