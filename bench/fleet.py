@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .cases import MEMORY
+from .cases import MEMORY, READER
 from .load import Found, LoadError, load_options, run_load
 from .process import raise_fd_limit
 from .results import Figures, fault_of, figures_of
@@ -21,6 +21,7 @@ from .store import Done, Store, store
 from .work import PRODUCT, Work
 
 SPARE_FILES = 300
+SPARE_SECONDS = 6.0  # in which 1,000 connect
 PATIENCE = 20.0  # seconds until the first event is in Redis
 BEFORE = 0.5  # seconds from then on until Redis is looked at
 
@@ -31,6 +32,21 @@ class Kept:
 
     done: Done
     events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A replica, and what is asked of it."""
+
+    one: Running
+    work: Work
+
+    def load(self) -> Found:
+        work, one = self.work, self.one
+        found = run_load([*load_options(work, work.stalled), *one.load], pid=one.pid, port=one.port)
+        if fault := fault_of(work, found):
+            raise LoadError(fault)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +63,56 @@ class Fleet:
     is the one that runs the source.
     """
 
-    def __init__(self, work: Work, replicas: Sequence[Running], redis: Store | None) -> None:
+    def __init__(self, work: Work, members: Sequence[Member], redis: Store | None) -> None:
         self._work = work
-        self._replicas = replicas
+        self._members = members
         self._redis = redis
 
     def measure(self) -> Figures:
-        """Raises LoadError where something was not as it should be, and NoCompilerError."""
-        seen = self._watched()
-        for found in seen.founds:
-            if fault := fault_of(self._work, found):
-                raise LoadError(fault)
-        return _figures(self._work, seen)
+        """Of those who have as many subscribers as the work says. Raises LoadError where something was not as it should
+        be, and NoCompilerError.
+        """
+        return _figures(self._work, self._watched())
 
     def _watched(self) -> Seen:
-        work, redis = self._work, self._redis
-        first, *others = self._replicas
-        with ThreadPoolExecutor(len(self._replicas)) as threads:
+        redis, (first, *others) = self._redis, self._members
+        with ThreadPoolExecutor(len(self._members)) as threads:
             if redis is None:
-                return Seen([threads.submit(_load, work, first).result()])
+                return Seen([threads.submit(first.load).result()])
             before, appended = redis.done(), redis.appended()
-            founds = [threads.submit(_load, work, first)]
-            _wait_until_appended(redis, appended, founds[0])
-            founds += [threads.submit(_load, work, replica) for replica in others]
+            loads = [threads.submit(first.load)]
+            _wait_until_appended(redis, appended, loads[0])
+            loads += [threads.submit(other.load) for other in others]
             time.sleep(BEFORE)
-            kept = _kept(redis, work.seconds)
-            return Seen([found.result() for found in founds], kept, redis.done() - before)
+            kept = _kept(redis, self._work.seconds)
+            founds = [load.result() for load in loads]
+            founds = [found for found in founds if found["clients"] == self._work.clients]
+            return Seen(founds, kept, redis.done() - before)
 
 
 @contextlib.contextmanager
 def fleet(work: Work, name: str) -> Iterator[Fleet]:
-    """`memory`, or how many replicas over one Redis. Raises NoStoreError, StartError."""
-    count = 1 if name == MEMORY else int(name)
-    raise_fd_limit(work.clients + SPARE_FILES)
+    """`memory`, or how many replicas over one Redis, or `reader`: one with the subscribers, and another that runs the
+    source for one of its own. Raises NoStoreError, StartError.
+    """
     allowed = sorted(os.sched_getaffinity(0))
+    count = {MEMORY: 1, READER: 2}.get(name) or int(name)
+    raise_fd_limit(work.clients + SPARE_FILES)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
         redis = None if name == MEMORY else stack.enter_context(store(Path(folder), core=allowed[-1]))
         where = redis.url if redis else MEMORY
-        replicas = []
+        members = []
         for number in range(count):
             place = Path(folder) / f"replica-{number}"
             place.mkdir()
-            core = allowed[number % len(allowed)]
+            is_apart = name == READER and number == 0
+            core = allowed[-1] if is_apart else allowed[number % len(allowed)] if name != READER else allowed[0]
             # Without linger, so that it has nothing to do while others are measured.
-            one = running(PRODUCT, work, place, None, store=where, linger=0, core=core)
-            replicas.append(stack.enter_context(one))
-        yield Fleet(work, replicas, redis)
-
-
-def _load(work: Work, one: Running) -> Found:
-    return run_load([*load_options(work, work.stalled), *one.load], pid=one.pid, port=one.port)
+            one = stack.enter_context(running(PRODUCT, work, place, None, store=where, linger=0, core=core))
+            # It stays a little longer than the others, who connect later.
+            mine = replace(work, clients=1, seconds=work.seconds + SPARE_SECONDS) if is_apart else work
+            members.append(Member(one, mine))
+        yield Fleet(work, members, redis)
 
 
 def _wait_until_appended(redis: Store, before: int, load: Future[Found]) -> None:

@@ -195,8 +195,10 @@ class Replica:
         while True:
             await self._is_dirty.wait()
             self._is_dirty.clear()
-            await self._post()
-            await self._drop()
+            if self._posts:
+                await self._post()
+            if self._drops:
+                await self._drop()
             dirty, self._dirty = list(self._dirty), {}
             batches = [(part, batch) for part in dirty if (batch := part.batch())]
             for start in range(0, len(batches), BATCH):

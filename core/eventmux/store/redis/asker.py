@@ -155,11 +155,11 @@ class Asker:
         answers = await self.link.exchange([one.commands[i] for one, i in places], self._timeout)
         again: ResponseError | None = None
         for (one, i), answer in zip(places, answers, strict=True):
-            if isinstance(answer, NoScriptError | SOON):
+            if not isinstance(answer, ResponseError):
+                one.answers[i] = answer
+            elif isinstance(answer, NoScriptError | SOON):
                 again = answer
-            elif isinstance(answer, ResponseError) and any(
-                word in f"{answer.status_code} {answer}" for word in REFUSALS
-            ):
+            elif any(word in f"{answer.status_code} {answer}" for word in REFUSALS):
                 await self.link.drop()
                 raise LostError(f"{self.link.name} takes nothing now: {answer.status_code or ''} {answer}")
             else:

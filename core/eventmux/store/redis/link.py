@@ -110,12 +110,12 @@ class Link:
         if connection is None:
             raise LostError(f"no connection to {self.name}")
         words = packed(commands, self.run_id)
-        answers: list[Any] = []
         try:
             async with asyncio.timeout(timeout):
                 await connection.send_packed_command(words, check_health=False)
-                while len(answers) < len(commands):
-                    answers.append(await self._answer(connection))
+                # Of a connection's own `read_response` a third of an exchange's time here is spent.
+                parser: Parser = connection._parser  # type: ignore[assignment] # noqa: SLF001 - it is ours
+                return await parser.read(len(commands))
         except TimeoutError:
             await self.drop()
             raise LostError(f"{self.name} does not answer within {timeout:g} s") from None
@@ -125,13 +125,6 @@ class Link:
         except BaseException:
             await self.drop()
             raise
-        return answers
-
-    async def _answer(self, connection: AbstractConnection) -> Any:
-        try:
-            return await connection.read_response(disable_decoding=True)
-        except ResponseError as error:
-            return error
 
     async def verify(self) -> None:
         """Raises LostError where the other side has closed it while nothing was asked."""

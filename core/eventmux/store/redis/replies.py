@@ -45,13 +45,19 @@ class Parser(AsyncBaseParser):
         return await self.can_read()
 
     async def read_response(self, disable_decoding: bool = False) -> Any:  # noqa: ARG002, FBT001, FBT002
-        while (missing := self._parse()) > 0:
-            await self._more(missing)
-        answer = self._answer
-        self._answer = None
-        if isinstance(answer, RedisConnectionError):
-            raise answer
-        return answer
+        return (await self.read(1))[0]
+
+    async def read(self, count: int) -> list[Any]:
+        """So many answers."""
+        answers = []
+        for _ in range(count):
+            while (missing := self._parse()) > 0:
+                await self._more(missing)
+            answer, self._answer = self._answer, None
+            if isinstance(answer, RedisConnectionError):
+                raise answer
+            answers.append(answer)
+        return answers
 
     async def _more(self, missing: int) -> None:
         pieces = [self._buffer[self._at :]]
