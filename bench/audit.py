@@ -98,8 +98,8 @@ async def _left(scene: Scene, shelf: Shelf, result: Result) -> list[str]:
 async def _too_much(scene: Scene, shelf: Shelf, result: Result) -> list[str]:
     keys = shelf.keys()
     result.keys_left = dict(keys)
-    processes = sum(len(replica.serving) for replica in scene.replicas)
-    most = {**dict.fromkeys(SHARED, 2), "live": processes, "box": processes, **dict.fromkeys(PRIVATE, 0)}
+    processes, shards = sum(len(replica.serving) for replica in scene.replicas), result.options["shards"]
+    most = {**dict.fromkeys(SHARED, 2), "live": processes * shards, "box": processes, **dict.fromkeys(PRIVATE, 0)}
     wrong = [f"left in Redis: {keys[kind]} keys of {kind}" for kind, count in most.items() if keys[kind] > count]
     for replica in scene.replicas:
         for _ in range(ASKED * (len(replica.serving) > 1) or 1):

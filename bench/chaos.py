@@ -106,10 +106,10 @@ class Chaos:
     async def _round(self) -> None:
         """A fault or two, often until all is whole and everybody has events again, sometimes not."""
         before = len(self._journal.faults)
-        count = self._chance.choice((1, 1, 1, 2))
+        count = self._chance.choice((1, 1, 2, 2))
         await asyncio.gather(*(self._faults.next() for _ in range(count)))
         whole = time.monotonic()
-        if self._chance.random() < 0.2:
+        if self._chance.random() < 0.3:
             await asyncio.sleep(self._chance.uniform(0, self._journal.lease))
             return
         faults = self._journal.faults[before:]
@@ -160,7 +160,8 @@ def staged(result: Result, folder: Path, lease: float) -> Iterator[Chaos]:
         replicas = []
         for name, workers in WORKERS.items():
             url = f"redis://127.0.0.1:{relays[name].port}/0"
-            environ = {"CHAOS_REDIS": url, "CHAOS_LEASE": f"{lease:g}", "CHAOS_PLUGINS": str(ROOT / "bench" / "local")}
+            environ = {"CHAOS_REDIS": url, "CHAOS_LEASE": f"{lease:g}", "CHAOS_SHARDS": str(result.options["shards"])}
+            environ["CHAOS_PLUGINS"] = str(ROOT / "bench" / "local")
             replicas.append(Replica(name, folder, config, environ, workers))
             stack.callback(replicas[-1].close)
         scene = Scene(replicas, Journal(lease), shelf.about, totals=result.totals)
@@ -178,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=3_600.0, help="in which things break")
     parser.add_argument("--lease", type=float, default=1.0, help="seconds")
+    parser.add_argument("--shards", type=int, default=2, help="of the store")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], help="faults, separated by commas")
     parser.add_argument(

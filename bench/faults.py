@@ -50,6 +50,7 @@ class Faults:
             "cut": self.cut,
             "cut off": self.cut_off,
             "stall": self.stall,
+            "slow link": self.slow_link,
             "redis ended": self.redis_ended,
             "redis killed": self.redis_killed,
             "redis paused": self.redis_paused,
@@ -149,6 +150,18 @@ class Faults:
         fault = self._journal.begin("stall", replica.name, replica.pids)
         relay.stall()
         await self._for(fault, self._while(), relay.resume)
+
+    async def slow_link(self, replica: Replica) -> None:
+        """What is on its way to and from Redis is late, and then lost: what was asked may have been done or not."""
+        relay = self._relays[replica.name]
+        fault = self._journal.begin("slow link", replica.name, replica.pids)
+        relay.delay(self._chance.uniform(0.02, 0.2) * self._lease)
+
+        def mend() -> None:
+            relay.cut()
+            relay.delay(0)
+
+        await self._for(fault, self._while(), mend)
 
     async def redis_ended(self, _: Replica) -> None:
         await self._redis_away("redis ended", self._redis.stop)

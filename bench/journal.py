@@ -11,7 +11,9 @@ RENEWED = 0.6  # of a lease: who is held up for longer may have lost it, for it 
 AFTER = 5.0  # seconds in which what follows from a fault is still seen
 
 ENDS = frozenset({"kill", "kill worker", "end"})  # after them a process is gone, and what only it had
-HOLDS = frozenset({"freeze", "freeze worker", "cut off", "stall", "slow machine"})  # after them it may be thought so
+HOLDS = frozenset(
+    {"freeze", "freeze worker", "cut off", "stall", "slow link", "slow machine"}
+)  # after them it may be thought so
 SEVERS = ENDS | {"freeze", "freeze worker", "slow machine"}  # after them its clients may have lost their connections
 EVERYBODY = frozenset({"slow machine"})
 
