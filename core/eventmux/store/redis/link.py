@@ -16,13 +16,13 @@ from redis.exceptions import (
     MasterDownError,
     MovedError,
     RedisError,
-    ResponseError,
     TryAgainError,
 )
 
 from . import greeting
 from .commands import Command, Names, packed
 from .greeting import LostError
+from .replies import Parser
 from .target import Place, Target
 
 MAX_WAIT = 2.0  # seconds between two tries
