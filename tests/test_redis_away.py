@@ -80,8 +80,13 @@ def test_a_service_whose_redis_is_away_at_the_start_serves_when_it_comes(
         refused = service.get("/sse/feed", headers={"accept": "application/json"})
         assert refused.status_code == 503
         assert "retry-after" in refused.headers
-        assert service.post("/publish/news", json={"n": 1}).status_code == 503
-        assert value(service, "refused_total store") == 2
+        unpublished = service.post("/publish/news", json={"n": 1})
+        assert unpublished.status_code == 503
+        softly = service.get("/sse/feed", headers={"accept": "text/event-stream"})
+        for answer in (refused, unpublished, softly):
+            assert "the store is away: try again" in answer.text
+            assert str(server.port) not in answer.text, "where our store is, is not for clients"
+        assert value(service, "refused_total store") == 3
         with service.open("/sse/ticking") as private:  # what is begun here needs no other
             assert numbers(private.take(3)) == [1, 2, 3]
 
