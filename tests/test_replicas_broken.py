@@ -1,4 +1,4 @@
-"""What a reviewer has broken: several replicas over one store, one promise for each way in which it was broken."""
+"""Several replicas over one store: one promise for each way in which it was once broken."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from eventmux.catalog import Catalog
 from eventmux.errors import FullError
 from eventmux.policy import Bounds, Limits
 from eventmux.runs import Wanted
-from eventmux.store.contract import Address, Append, Claim, Record
 from replicas import LEASE, Site, sites, until
 from service import enable
-from test_replicas import Feed, Number, Seen, reading
+from test_replicas import Number, Seen
 from virtual_time import run
 
 
@@ -100,7 +99,7 @@ def test_a_run_that_was_over_when_another_replica_took_its_place_is_begun_again_
         async with sites(2) as (a, b):
             one = await finite.read(a)
             await until(lambda: one.has(3))
-            other = await finite.read(b)
+            await finite.read(b)
             a.store.cut()
             finite.may_end.set()
             await asyncio.sleep(1)  # it is over, and the store has not heard of it
