@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from eventmux import Inbox, source
 from eventmux.catalog import EnabledSource
 from eventmux.channel import WINDOW_EVENTS
-from eventmux.config import ServerConfig, StoreConfig
+from eventmux.config import LimitsConfig, ServerConfig, StoreConfig
 from eventmux.settings import Settings
 from eventmux.source import Source
 from eventsource import EventSource, Received, wait_until
@@ -80,8 +80,13 @@ def test_a_service_whose_redis_is_away_at_the_start_serves_when_it_comes(
         refused = service.get("/sse/feed", headers={"accept": "application/json"})
         assert refused.status_code == 503
         assert "retry-after" in refused.headers
-        assert service.post("/publish/news", json={"n": 1}).status_code == 503
-        assert value(service, "refused_total store") == 2
+        unpublished = service.post("/publish/news", json={"n": 1})
+        assert unpublished.status_code == 503
+        softly = service.get("/sse/feed", headers={"accept": "text/event-stream"})
+        for answer in (refused, unpublished, softly):
+            assert "the store is away: try again" in answer.text
+            assert str(server.port) not in answer.text, "where our store is, is not for clients"
+        assert value(service, "refused_total store") == 3
         with service.open("/sse/ticking") as private:  # what is begun here needs no other
             assert numbers(private.take(3)) == [1, 2, 3]
 
@@ -183,3 +188,21 @@ def test_two_services_of_one_redis_that_lose_it_go_on_together(own_redis: Make) 
             assert numbers(here.take(200)) == list(range(101, 301))
             assert numbers(there.take(200)) == list(range(101, 301))
             wait_until(lambda: is_ready(one) and is_ready(other), "both to be ready")
+
+
+@source(shared=True)
+async def numbered(n: int) -> AsyncIterator[Note]:
+    yield Note(n=n)
+    await asyncio.Event().wait()
+
+
+def test_who_is_over_a_limit_begins_no_log_in_redis(own_redis: Make) -> None:
+    server = own_redis()
+    store = StoreConfig(url=SecretStr(server.url), prefix=server.prefix)
+    with serving(settings_of(numbered, limits=LimitsConfig(streams_per_address=1), store=store)) as service:
+        with service.open("/sse/numbered?n=0") as stream:
+            stream.take(1)
+            before = server.count_keys("*numbered*")
+            for n in range(1, 20):
+                assert service.get(f"/sse/numbered?n={n}", headers={"accept": "application/json"}).status_code == 503
+            assert server.count_keys("*numbered*") == before

@@ -104,5 +104,9 @@ class Changes:
 
     @staticmethod
     def _is_elsewhere(run: Run, enabled: EnabledSource, parameters: BaseModel) -> bool:
-        """Whether other replicas look for the log of these parameters in another place than where this run's is."""
+        """Whether other replicas look for the log of these parameters, or for what is published to it, in another place
+        than where this run's is.
+        """
+        if enabled.source.takes and run.box is None:
+            return True
         return shared_address(enabled, parameters) != shared_address(run.enabled, run.parameters)

@@ -30,7 +30,7 @@ Refusal = Literal[
 
 
 class EventmuxError(Exception):
-    """Base of every error raised on purpose; its text may be shown to the person who caused it.
+    """Base of every error raised on purpose; its text may be shown to the person who caused it, but see `told`.
 
     `headers`: what its response has beside the text.
     """
@@ -38,6 +38,11 @@ class EventmuxError(Exception):
     status = 500
     headers: Mapping[str, str] = MappingProxyType({})
     refusal: ClassVar[Refusal] = "failed"
+
+    @property
+    def told(self) -> str:
+        """What a client is told of it."""
+        return str(self)
 
 
 class DefinitionError(EventmuxError):
@@ -155,6 +160,11 @@ class StoreAwayError(FullError):
     """The store cannot be asked, or did not answer in time; what it was asked for may have been done or not."""
 
     refusal = "store"
+
+    @property
+    def told(self) -> str:
+        """Its text has addresses of ours: it is for operators, and in the log."""
+        return "the store is away: try again"
 
 
 class TooLargeError(EventmuxError):

@@ -42,10 +42,22 @@ class Loader:
             return
         try:
             async with asyncio.timeout(SECONDS):
-                for want in wanted:
-                    await (self._load_shared if want.enabled.shared else self._load_private)(want, start)
+                await self._load(wanted, start)
         except TimeoutError:
             raise StoreAwayError("the store is slow") from None
+
+    async def _load(self, wanted: Sequence[Wanted], start: Start) -> None:
+        """All at once: what has to be waited for may be in each of them."""
+        loads = [(self._load_shared if want.enabled.shared else self._load_private)(want, start) for want in wanted]
+        if len(loads) == 1:
+            await loads[0]
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for load in loads:
+                    group.create_task(load, name="eventmux load")
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     def _is_here(self, want: Wanted, start: Start) -> bool:
         position = _position(want, start)
@@ -82,7 +94,8 @@ class Loader:
             if run and position:
                 self._runs.expect(run)
                 await self._bring(run, position)
-                return
+                if run.channel.holds(position) or run.channel.ended is None:
+                    return
             run = self._current(want, start) or await self._adopt_shared(
                 want, address, None, replay=start.since is not None
             )
@@ -97,6 +110,7 @@ class Loader:
         part = self._replica.at(address)
         if position is not None and part is not None:
             return None  # the log that there is, is here, and does not know this epoch
+        self._runs.check_room(want.enabled)  # before the store has a log that nobody could read here
         claim = Claim(
             address,
             self._replica.id,

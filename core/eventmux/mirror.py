@@ -130,7 +130,11 @@ class Mirror:
             after = history.first - 1 - min(missing, room)
             found_frames = await self._read(after)
             wanted = history.first - 1
-            frames = [frame for at, frame in found_frames if at <= wanted]
+            found_frames = [(at, frame) for at, frame in found_frames if at <= wanted]
+            is_next = (
+                bool(found_frames) and found_frames[-1][0] == wanted
+            )  # a copy may have a hole before its last ones
+            frames = [frame for _, frame in found_frames] if is_next else []
             found = len(frames)
             history.prepend(frames)
             if found < wanted - after:  # the store has no more

@@ -169,9 +169,9 @@ class Run:
         return closing
 
     def yield_up(self) -> asyncio.Task[bool] | None:
-        """Stop here, because another replica may begin."""
+        """Stop here, because another replica may begin. One that was over is not, if its log has not been told."""
         closing = self.halt()
-        if self.state == "idle":
+        if self.state == "idle" or (self.state == "over" and self.channel.ended is None):
             self.state = "remote"
         return closing
 

@@ -131,9 +131,11 @@ class Runs:
         return run if run.parameters == parameters else None
 
     def current(self, enabled: EnabledSource, parameters: BaseModel, *, is_replay: bool) -> Run | None:
-        """The shared run with these parameters. One that is over is good only for who wants to see what it was."""
+        """The shared run with these parameters. One that is over is good only for who wants to see what it was; it is
+        not over before its log is, which may wait for the store.
+        """
         found = self._register.shared(enabled, parameters)
-        return next((run for run in found if is_replay or run.state != "over"), None)
+        return next((run for run in found if is_replay or run.state != "over" or run.channel.ended is None), None)
 
     def open(self, want: Wanted, epoch: str, principal: str | None, trace: str | None = None) -> Run:
         """A new run, not started yet. A private one has the `epoch`, principal and trace given, a shared one its own
@@ -230,13 +232,18 @@ class Runs:
 
     def _make_room(self, enabled: EnabledSource) -> None:
         """A source at its bound lets go the log that nobody has read for the longest time."""
+        if idle := self.check_room(enabled):
+            self.forget(min(idle, key=lambda run: run.channel.touched))
+
+    def check_room(self, enabled: EnabledSource) -> list[Run]:
+        """Of which runs one is to go, if the source has one more. Raises FullError if none may."""
         if self._register.count(enabled.name) < enabled.policy.max_runs:
-            return
+            return []
         runs = self._register.of(enabled.name)
         idle = [run for run in runs if not run.channel.streams]
         if not idle:
             raise FullError(f"source {enabled.name!r} has {len(runs)} runs, and takes no more now")
-        self.forget(min(idle, key=lambda run: run.channel.touched))
+        return idle
 
     def keep(self, run: Run) -> None:
         """Start the run, or keep it, for a subscription that joins now. Raises FullError where there is no room."""

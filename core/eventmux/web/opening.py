@@ -17,10 +17,14 @@ USED = "this ticket is used, or too old: get a new one by POST /tickets"
 
 
 @asynccontextmanager
-async def opening(load: Callable[[], Awaitable[None]], ticket: Ticket | None) -> AsyncIterator[None]:
-    """In it the stream is subscribed to, and nothing is waited for; or it is not, and the ticket is as it was. Raises
+async def opening(
+    check: Callable[[], None], load: Callable[[], Awaitable[None]], ticket: Ticket | None
+) -> AsyncIterator[None]:
+    """In it the stream is subscribed to, and nothing is waited for; or it is not, and the ticket is as it was. `check`
+    raises FullError for who would be turned away in any case: the store is not asked for him. Raises
     AuthenticationError, and FullError where there is no room or no store.
     """
+    check()
     await load()
     if ticket is None:
         yield

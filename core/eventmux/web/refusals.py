@@ -41,7 +41,7 @@ def install(app: FastAPI, meter: Meter) -> None:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, EventmuxError)  # noqa: S101 - for mypy; it is what the handler is for
         count(request, error.refusal)
-        return JSONResponse({"detail": str(error)}, error.status, error.headers)
+        return JSONResponse({"detail": error.told}, error.status, error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         count(request, "invalid")

@@ -143,9 +143,9 @@ class EventStream(EventSourceResponse):
         """An EventSource would stop for ever at a 503: it is sent away to come back (WHATWG HTML 9.2.3). Others, who do
         not say that they want an event stream, can be told as it is.
         """
-        reason = str(full)
+        reason = full.told
         self._delivery.meter.refused(full.refusal)
-        self._delivery.notices.warning(full.refusal, "turned a client away: %s", reason)
+        self._delivery.notices.warning(full.refusal, "turned a client away: %s", full)
         seconds = self._delivery.jittered_retry() // 1000 + 1
         if SSE.encode() in b",".join(value for name, value in scope["headers"] if name == b"accept").lower():
             text = b": %b\n\n%b" % (reason.encode(), self._format.farewell(seconds * 1000))

@@ -136,7 +136,8 @@ class Streams:
         subscribe = self.guard.opening(request, partial(self.service.hub.subscribe, wanted, start, selection))
         begin = partial(self.visits.begin, caller, subscribe)
         load, ticket = partial(self.service.hub.load, wanted, start), self.guard.ticket(request)
-        before = partial(opening, load, ticket) if ticket or self.service.hub.is_shared else None
+        check = partial(self.visits.check, caller)
+        before = partial(opening, check, load, ticket) if ticket or self.service.hub.is_shared else None
         return EventStream(begin, form, self.delivery, principal.expires, before)
 
 

@@ -71,6 +71,10 @@ class Visits:
         if lost:
             self._hub.send_away(lost, "expired")
 
+    def check(self, caller: Caller) -> None:
+        """Raises FullError where there is no room for one more, before anything is done for it."""
+        self._check(caller, _place(caller.address))
+
     def begin(self, caller: Caller, subscribe: Callable[[], Subscription]) -> Subscription:
         """What `subscribe` gives, counted until it is closed. Raises FullError where there is no room."""
         place = _place(caller.address)
