@@ -13,6 +13,7 @@ from eventmux.catalog import Catalog
 from eventmux.errors import FullError
 from eventmux.policy import Bounds, Limits
 from eventmux.runs import Wanted
+from eventmux.store.contract import EMPTY_KEEP
 from replicas import LEASE, Site, sites, until
 from service import enable
 from test_replicas import Number, Seen
@@ -214,5 +215,22 @@ def test_who_asks_for_more_logs_than_there_is_room_for_leaves_none_in_the_store(
                     await a.take(enabled, n=n)
             assert len(a.store.shelf.logs) == 2
             assert len(clients) == 2
+
+    run(main())
+
+
+def test_logs_without_an_event_do_not_stay_for_long_when_nobody_reads_them() -> None:
+    @source(name="silent", shared=True)
+    async def silent(topic: str) -> AsyncIterator[Number]:
+        await asyncio.Event().wait()
+        yield Number(n=1)
+
+    async def main() -> None:
+        enabled = enable(silent, linger=0)
+        async with sites(1) as (a,):
+            for number in range(20):
+                (await a.take(enabled, topic=str(number))).close()
+            await asyncio.sleep(EMPTY_KEEP + 10)
+            assert [one for one in list(a.store.shelf.logs) if one.source == "silent" and a.store.shelf.log(one)] == []
 
     run(main())

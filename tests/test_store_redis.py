@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from eventmux.cursor import private_epoch
 from eventmux.errors import ConfigError, StoreAwayError
 from eventmux.policy import Bounds
-from eventmux.store.contract import Address, Append, Appended, Claim, Store
+from eventmux.store.contract import EMPTY_KEEP, Address, Append, Appended, Claim, Store
 from eventmux.store.redis import RedisStore
 from eventmux.store.redis.commands import EVENT_COST
 from eventmux.store.redis.greeting import check, check_version
@@ -631,3 +631,17 @@ async def test_what_is_counted_for_an_event_is_what_it_costs_in_redis(each_redis
             )
             assert head < 500
             assert 0.75 * slack < stream / count / (size + EVENT_COST) <= slack
+
+
+async def test_a_log_without_an_event_has_little_time_left_when_nobody_reads_it(redis_server: Redis) -> None:
+    store = RedisStore(redis_server.url, prefix=redis_server.prefix)
+    await store.open(lambda: None)
+    try:
+        log = address()
+        await store.claim([Claim(log, "one", 10.0, 3_600.0, epoch="E", reads=True, opens="none")])
+        (head,) = redis_server.keys("*:h")
+        assert redis_server.command("PTTL", head) > 3_000_000
+        await store.release(log, "one")
+        assert 0 < redis_server.command("PTTL", head) <= EMPTY_KEEP * 1_000
+    finally:
+        await store.close()

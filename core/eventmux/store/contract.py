@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..policy import Bounds
 
 
+EMPTY_KEEP = 60.0  # seconds that a log without an event stays when nobody reads it
+
+
 class Address(NamedTuple):
     """Of a log. `name` tells the logs of a source apart: a digest of its parameters, or a private run's epoch."""
 
@@ -157,7 +160,10 @@ class Store(Protocol):
     def unfollow(self, address: Address) -> None: ...
 
     async def release(self, address: Address, replica: str) -> Sequence[str]:
-        """From now on the replica neither writes nor reads the log. Returns the replicas that do read it."""
+        """From now on the replica neither writes nor reads the log. Returns the replicas that do read it.
+
+        A log without an event that nobody reads stays for EMPTY_KEEP: whoever asks for new parameters begins one.
+        """
         ...
 
     async def drop(self, addresses: Sequence[Address]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..policy import Bounds
-from .contract import Address, Append, Appended, Claim, Record, Sink, Standing, common
+from .contract import EMPTY_KEEP, Address, Append, Appended, Claim, Record, Sink, Standing, common
 
 SECOND = 1_000_000_000
 
@@ -226,7 +226,10 @@ class MemoryStore:
             log.readers.pop(replica, None)
             if log.owner == replica:
                 log.owner, log.owned_until = "", 0.0
-            return self._standing(log, replica).readers
+            readers = self._standing(log, replica).readers
+            if not log.last and not readers:
+                log.gone_at = min(log.gone_at, self.shelf.clock() + EMPTY_KEEP)
+            return readers
 
     async def drop(self, addresses: Sequence[Address]) -> None:
         with self.shelf.lock:

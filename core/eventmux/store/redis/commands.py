@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
-from ..contract import Address, Append, Appended, Claim, Record, Standing
+from ..contract import EMPTY_KEEP, Address, Append, Appended, Claim, Record, Standing
 from . import scripts
 
 Word: TypeAlias = "bytes | str | int"
@@ -122,7 +122,7 @@ def appended(answer: Any) -> Appended:
 
 
 def release(names: Names, address: Address, replica: str) -> Command:
-    return (*_script(scripts.RELEASE, names.head(address)), replica, names.live)
+    return (*_script(scripts.RELEASE, names.head(address)), replica, names.live, milliseconds(EMPTY_KEEP))
 
 
 def post(names: Names, address: Address, body: bytes, room: int, keep: float) -> Command:

@@ -89,8 +89,9 @@ if head.r ~= ARGV[10] and not head.x and ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'e', head.e, 'r', ARGV[10])
 end
 local function is_owned()
+  -- a lease that ends later than any can was given by a clock that is wrong, or by that of another server
   local ends = tonumber(head.u)
-  return (ends == 0 and lives(head.o)) or ends > now
+  return (ends == 0 and lives(head.o)) or (ends > now and (lease == 0 or ends <= now + 2 * lease))
 end
 if ARGV[7] == '1' and not head.x then
   if head.u == '-1' or (head.o ~= ARGV[1] and not is_owned()) then
@@ -112,7 +113,8 @@ return readers_of({head.e, head.l, head.x or false, head.b, mine and head.t or '
 """
 )
 
-# ARGV: replica, live prefix
+# A log without an event, which anybody begins by asking for it, does not stay for long once nobody reads it.
+# ARGV: replica, live prefix, for how long then (ms)
 RELEASE = _script(
     _NOW
     + _HEAD
@@ -123,7 +125,9 @@ redis.call('HDEL', KEYS[1], 'r:' .. ARGV[1])
 if head.o == ARGV[1] and head.u ~= '-1' then
   redis.call('HSET', KEYS[1], 'u', '-1', 't', string.format('%.0f', tonumber(head.t) + 1))
 end
-return readers_of({})
+local readers = readers_of({})
+if head.l == '0' and #readers == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
+return readers
 """
 )
 
