@@ -36,6 +36,10 @@ NOT_PORTABLE = {
     "test_plugins",
     "test_schemathesis",
     "test_supervisor",
+    "test_workers",
+    "test_child",
+    "test_chaos",
+    "test_redis_away",
     "test_third_party",
     "test_watchdog",
 }
