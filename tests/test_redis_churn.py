@@ -57,7 +57,7 @@ async def test_ten_thousand_private_runs_leave_no_key_behind(own_redis: Callable
             for client in clients:
                 client.close()
         await until(lambda: not logs(server), 20)
-        assert server.count_keys("*") == before
+        await until(lambda: server.count_keys("*") == before, 10)  # signs of life lapse on a busy machine
         assert site.hub.runs == other.hub.runs == 0
 
         # Of a replica that dies nobody lets go anything: then it is their time.
