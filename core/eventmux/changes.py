@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from .errors import PluginError
-from .farewells import Farewells
 from .identity import shared_address
 
 if TYPE_CHECKING:
@@ -70,16 +69,10 @@ class Changes:
             elif enabled.shared == run.enabled.shared:
                 self._change(run, enabled)
             elif not run.is_kept:
-                self._move(run)
+                self._runs.move(run)
         except Exception:  # what a plugin's own types raise when they are compared
             log.exception("a run of source %s could not follow a change: it is removed", run.enabled.name)
             self._runs.remove(run)
-
-    def _move(self, run: Run) -> None:
-        """Its clients come back, to another run."""
-        self._runs.withdraw(run)
-        for stream in run.channel.streams:
-            self._fanout.add(Farewells(stream.members))
 
     def _change(self, run: Run, enabled: EnabledSource) -> None:
         try:
@@ -89,7 +82,7 @@ class Changes:
                 self._runs.remove(run)
             return
         if run.seat and run.enabled.shared and not run.is_kept and self._is_elsewhere(run, enabled, parameters):
-            self._move(run)
+            self._runs.move(run)
             return
         channel, before = run.channel, run.enabled.policy
         self._register.unfile(run)

@@ -128,16 +128,13 @@ class Mirror:
             if min(missing, room) <= 0:
                 return
             after = history.first - 1 - min(missing, room)
-            found_frames = await self._read(after)
+            read = await self._read(after)
             wanted = history.first - 1
-            found_frames = [(at, frame) for at, frame in found_frames if at <= wanted]
-            is_next = (
-                bool(found_frames) and found_frames[-1][0] == wanted
-            )  # a copy may have a hole before its last ones
-            frames = [frame for _, frame in found_frames] if is_next else []
-            found = len(frames)
-            history.prepend(frames)
-            if found < wanted - after:  # the store has no more
+            found = [(at, frame) for at, frame in read if at <= wanted]
+            if found and found[-1][0] < wanted:  # a copy may have a hole right before what is here
+                found = []
+            history.prepend([frame for _, frame in found])
+            if len(found) < wanted - after:  # the store has no more
                 self._floor = history.first - 1
                 if history.first <= history.last and self._floor:
                     history.evicted_at = history.after(self._floor, 1)[0].at - 1

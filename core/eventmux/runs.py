@@ -165,7 +165,7 @@ class Runs:
         channel = run.channel
         takes = want.enabled.shared and want.enabled.source.takes
         run.box = Box(self._replica, address, run) if takes else None
-        tenancy = Tenancy(self, run, run.box)
+        tenancy = Tenancy(self, run)
         channel.history.begin_after(standing.last)
         self.rename(run, standing.epoch, aliases_of(standing.lineage))
         part: SharedLog | RemoteLog
@@ -198,9 +198,7 @@ class Runs:
     def fork(self, run: Run) -> None:
         """The store has another log than this run's: its clients come back to that."""
         log.warning("source %s: the store has lost a part of its log, or all of it: it begins anew", run.enabled.name)
-        self.withdraw(run)
-        for stream in run.channel.streams:
-            self._fanout.add(Farewells(stream.members))
+        self.move(run)
 
     def _new(self, want: Wanted, epoch: str, principal: str | None) -> Run:
         enabled = want.enabled
@@ -373,6 +371,12 @@ class Runs:
         """End it, because its source is there no more: its streams are told so."""
         self.closing.add(run.remove())
         self.withdraw(run)
+
+    def move(self, run: Run) -> None:
+        """Its clients come back, to another run."""
+        self.withdraw(run)
+        for stream in run.channel.streams:
+            self._fanout.add(Farewells(stream.members))
 
     def withdraw(self, run: Run) -> None:
         """Stop the run, and let nobody find it. Its log stays until those who read it have left."""

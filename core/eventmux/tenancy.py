@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from . import sse
 
 if TYPE_CHECKING:
-    from .box import Box
     from .run import Run
     from .runs import Runs
 
@@ -18,18 +17,15 @@ log = logging.getLogger("eventmux.run")
 
 
 class Tenancy:
-    """`box`: where what is published to the run waits, if it takes anything."""
-
-    def __init__(self, runs: Runs, run: Run, box: Box | None) -> None:
+    def __init__(self, runs: Runs, run: Run) -> None:
         self._runs = runs
         self._run = run
-        self._box = box
 
     def gain(self) -> None:
         if self._run.channel.last is None:
             self._run.channel.last = self._last_event()
-        if self._box:
-            self._box.open()
+        if self._run.box:
+            self._run.box.open()
         self._run.begin()
 
     def _last_event(self) -> Any:
@@ -51,8 +47,8 @@ class Tenancy:
         self.rest()
 
     def rest(self) -> None:
-        if self._box:
-            self._box.close()
+        if self._run.box:
+            self._run.box.close()
 
     def finish(self) -> None:
         self.rest()

@@ -12,7 +12,7 @@ from redis.exceptions import MovedError, NoScriptError, ResponseError
 
 from ...errors import ConfigError, StoreAwayError
 from .commands import Command
-from .greeting import FORBIDDEN, LostError
+from .greeting import FORBIDDEN, LostError, words_of
 from .link import PAUSE, SOON, Backoff, Link
 
 _log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Asker:
                 questions = [one for one in questions if len(one.answers) < len(one.commands)]
                 if again is None:
                     continue
-                reason = self._hindrance = f"{self.link.name}: {again.status_code or ''} {again}"
+                reason = self._hindrance = f"{self.link.name}: {words_of(again)}"
                 await self._turn_to(again)
                 late = [one for one in questions if one.until < asyncio.get_running_loop().time()]
                 for one in late:
@@ -161,7 +161,7 @@ class Asker:
                 again = answer
             elif any(word in f"{answer.status_code} {answer}" for word in REFUSALS):
                 await self.link.drop()
-                raise LostError(f"{self.link.name} takes nothing now: {answer.status_code or ''} {answer}")
+                raise LostError(f"{self.link.name} takes nothing now: {words_of(answer)}")
             else:
                 one.answers[i] = answer
         for one in questions:

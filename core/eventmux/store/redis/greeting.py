@@ -71,6 +71,11 @@ def _raise_first(answers: Iterable[Any]) -> None:
             raise answer
 
 
+def words_of(error: ResponseError) -> str:
+    """What the server has said, with the word that it begins with, which redis-py takes off."""
+    return f"{error.status_code or ''} {error}"
+
+
 def told(name: str, error: Exception) -> Exception:
     """ConfigError for what waiting does not mend, LostError for all else."""
     text = " ".join(str(error).split())

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 from ..contract import Address, Sink, common
 from .asker import Asker
 from .commands import MILLISECONDS, Names, Word, lineage_of, milliseconds, records
-from .greeting import LostError
+from .greeting import LostError, words_of
 from .link import PAUSE, SOON, Backoff, Link
 
 MAX_BLOCK = 2.0  # seconds that one XREAD waits
@@ -209,4 +209,4 @@ class Reader:
         raise LostError(self._told(error))
 
     def _told(self, error: ResponseError) -> str:
-        return f"{self._link.name}: {error.status_code or ''} {error}"
+        return f"{self._link.name}: {words_of(error)}"

@@ -14,6 +14,7 @@ from ...errors import StoreAwayError
 from ..contract import Address, Append, Appended, Claim, Record, Sink, Standing
 from . import commands
 from .commands import Command, Names
+from .greeting import words_of
 from .outage import Outage
 from .reader import MAX_BLOCK
 from .shard import Shard
@@ -185,5 +186,5 @@ def _has_no_room(answer: object) -> bool:
 
 def _checked(answer: Any) -> Any:
     if isinstance(answer, ResponseError):
-        raise StoreAwayError(f"Redis refuses: {answer.status_code or ''} {answer}")
+        raise StoreAwayError(f"Redis refuses: {words_of(answer)}")
     return answer
