@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -72,12 +71,17 @@ def serving(config: Path, folder: Path, *, send_buffer: int = 0) -> Iterator[Ser
     try:
         yield Served(process, file, _port(process, file))
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, PATIENCE)
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """By SIGTERM, and by SIGKILL if it has not ended by then."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _port(process: subprocess.Popen[bytes], log: Path) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .load import HERE, compiled, cores
 from .peers.shape import QUERY, TOKEN
-from .process import ROOT, free_port
+from .process import ROOT, end, free_port
 from .work import PRODUCT, Work
 
 PATIENCE = 20.0  # seconds for a server to start, or to end
@@ -218,12 +218,7 @@ def running(
         time.sleep(0.3)  # what it does once it listens is not to be in the figures
         yield Running(process.pid, place.port, (f"--path={recipe.path}", *recipe.load))
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, PATIENCE)
 
 
 def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

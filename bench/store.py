@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from .process import free_port
+from .process import end, free_port
 
 OWN = ("info", "scan", "hget", "ping", "client|setinfo")  # commands of this module, which the service does not use
 PROGRAMS = ("redis-server", "valkey-server")
@@ -115,12 +115,7 @@ def store(folder: Path, *, core: int | None, options: tuple[str, ...] = ()) -> I
         with contextlib.closing(client):
             yield Store(port, process.pid, client)
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, PATIENCE)
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], client: redis.Redis, log: Path) -> None:

@@ -11,7 +11,7 @@ from eventmux.replica import Replica
 from eventmux.store.redis import RedisStore
 from redis_server import Redis
 from redis_writer import BLOCK, TIMEOUT
-from replicas import Site
+from replicas import Site, opened
 
 LEASE = 1.0
 
@@ -37,11 +37,5 @@ class RedisSite(Site):
 @contextlib.asynccontextmanager
 async def redis_sites(server: Redis, *urls: str, count: int = 2, **words: Any) -> AsyncIterator[list[RedisSite]]:
     """So many replicas, or one for each URL. On leaving they end in order."""
-    all_sites = [RedisSite(server, url, **words) for url in urls or [server.url] * count]
-    for site in all_sites:
-        await site.hub.open()
-    try:
+    async with opened([RedisSite(server, url, **words) for url in urls or [server.url] * count]) as all_sites:
         yield all_sites
-    finally:
-        for site in all_sites:
-            await site.hub.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from eventmux.catalog import EnabledSource
 from eventmux.cursor import parse_cursor
@@ -149,11 +149,12 @@ class Site:
         return Taking(self.hub, wanted, start)
 
 
+S = TypeVar("S", bound=Site)
+
+
 @contextlib.asynccontextmanager
-async def sites(count: int) -> AsyncIterator[list[Site]]:
-    """So many replicas. On leaving, those that are not cut off end in order, the others as they can."""
-    shelf = Shelf(clock=asyncio.get_running_loop().time)
-    all_sites = [Site(shelf) for _ in range(count)]
+async def opened(all_sites: list[S]) -> AsyncIterator[list[S]]:
+    """These replicas begin, and end on leaving."""
     for site in all_sites:
         await site.hub.open()
     try:
@@ -161,6 +162,16 @@ async def sites(count: int) -> AsyncIterator[list[Site]]:
     finally:
         for site in all_sites:
             await site.hub.close()
+
+
+@contextlib.asynccontextmanager
+async def sites(count: int) -> AsyncIterator[list[Site]]:
+    """So many replicas. On leaving, those that are not cut off end in order, the others as they can."""
+    shelf = Shelf(clock=asyncio.get_running_loop().time)
+    try:
+        async with opened([Site(shelf) for _ in range(count)]) as all_sites:
+            yield all_sites
+    finally:
         assert [task for task in asyncio.all_tasks() if "eventmux" in task.get_name()] == []
 
 
