@@ -92,6 +92,7 @@ def ask(service: Service, request: bytes, *, may_wait: bool = False) -> Answer |
         except (TimeoutError, http.client.RemoteDisconnected, ConnectionResetError):
             assert may_wait
             return None
+        connection.settimeout(PATIENCE)  # it has begun to answer, and so goes on
         with response:
             body, deadline = b"", time.monotonic() + LOOK
             while chunk := response.read1(65_536):
