@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -91,12 +90,6 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
             return int(found[1])
         time.sleep(0.05)
     raise RuntimeError(f"the service did not start:\n{log.read_text()}")
-
-
-def free_port() -> int:
-    """Of 127.0.0.1, now."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
 
 
 def raise_fd_limit(needed: int) -> None:

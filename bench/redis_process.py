@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import time
@@ -12,17 +10,10 @@ from pathlib import Path
 
 from .process import PATIENCE
 
-NAMES = ("redis-server", "valkey-server")
 # What it acknowledged is there after `stop` and after `kill`: it writes a command to its file before it answers.
 # `appendfsync` is `no`, since `everysec` writes up to two seconds late while the disk is busy, and only a machine that
 # dies could tell the difference.
 DURABLE = {"appendonly": "yes", "appendfsync": "no", "save": '""'}
-
-
-def installed() -> str | None:
-    """The program of the machine, also where the PATH of a user has no folder for it."""
-    path = os.pathsep.join([*os.get_exec_path(), "/usr/sbin"])
-    return next(filter(None, (shutil.which(name, path=path) for name in NAMES)), None)
 
 
 class RedisProcess:
@@ -36,6 +27,10 @@ class RedisProcess:
     @property
     def log(self) -> Path:
         return self.path / "redis.log"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
 
     def write_config(self, lines: Mapping[str, str], *more: str) -> None:
         text = [f"{name} {value}" for name, value in lines.items()]

