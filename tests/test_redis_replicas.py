@@ -132,6 +132,10 @@ async def test_a_private_run_is_copied_on_after_a_restart(own_redis: Make, appen
         assert commands(server) - before < 50 * 20, "it is not claimed again and again"
 
 
+def streams_of(server: RedisServer) -> list[str]:
+    return [*server.keys("*:feed:*:s"), *server.keys("*:answer:*:s")]
+
+
 def commands(server: RedisServer) -> int:
     return int(server.info("stats")["total_commands_processed"])
 
@@ -157,6 +161,32 @@ async def test_the_copy_of_a_private_run_that_says_nothing_more_is_made_anew_whe
         await until(lambda: other.has(10), 10)
         assert other.numbers == list(range(2, 11))
         assert other.controls == []
+
+
+async def test_what_redis_refuses_for_one_log_is_asked_seldom_and_said_seldom_until_it_takes_it(
+    own_redis: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, feed, answer = own_redis(appendonly=False), Feed(), counting(100, pause=0.02)
+    async with redis_sites(server) as (a, b):
+        shared, private = await reading(a, feed), Seen(await a.take(answer.enabled))
+        feed.put(5)
+        await until(lambda: shared.has(5) and private.has(5), 10)
+        await until(lambda: len(streams_of(server)) == 2, 10)
+        streams = streams_of(server)
+        for stream in streams:
+            server.command("SET", stream, "theirs")
+        feed.put(5)
+        await until(lambda: caplog.text.count("Redis refuses: WRONGTYPE") >= 2, 10)
+        before = commands(server)
+        await asyncio.sleep(LEASE)
+        assert commands(server) - before < 40 * LEASE + 100
+        assert caplog.text.count("Redis refuses") < 2 * 8
+        assert shared.look().numbers == [1, 2, 3, 4, 5]
+        await until(lambda: private.look().has(100), 10)
+        server.command("DEL", *streams)
+        await until(lambda: shared.has(10), 10)
+        other = Seen(await b.take(answer.enabled, cursor=private.taking.cursor))
+        assert (shared.controls, feed.runs, other.controls) == ([], 1, [])
 
 
 @source(name="told", shared=True)

@@ -605,7 +605,7 @@ async def test_a_key_that_somebody_has_put_in_the_place_of_a_log_spoils_no_other
         assert nothing is None
         assert standing
         wanted = [Append(one, standing.term or 0, 0, numbered(1, 2), Bounds(), KEEP) for one in (log, other)]
-        assert list(await store.append(wanted)) == [Appended(0, "epoch"), Appended(2)]
+        assert list(await store.append(wanted)) == [Appended(0, "unable"), Appended(2)]
         assert store.fault is None
     assert "Redis refuses" in caplog.text
 

@@ -212,7 +212,7 @@ class Replica:
                 has_to_wait = True
                 self.mark(part)
             else:
-                has_to_wait = has_to_wait or outcome.refused == "full"
+                has_to_wait = has_to_wait or outcome.refused in {"full", "unable"}
                 self._safely(part.appended, outcome)
         if has_to_wait:
             await asyncio.sleep(PATIENCE)

@@ -110,11 +110,12 @@ class Appended(NamedTuple):
 
     `refused`: `fenced`, if the term is over; `offset`, if `after` is not the last one: then nothing was appended, or it
     had been by an earlier attempt; `epoch`, if the log has another one, or the store may have lost something since the
-    last claim: claim again; `full`, if the store has no room now. None: all of it is in the log.
+    last claim: claim again; `full`, if the store has no room now; `unable`, if it cannot take it for a reason of its
+    own, which it logs: ask again later. None: all of it is in the log.
     """
 
     last: int
-    refused: Literal["fenced", "offset", "epoch", "full"] | None = None
+    refused: Literal["fenced", "offset", "epoch", "full", "unable"] | None = None
 
 
 Sink: TypeAlias = "Callable[[Sequence[Record]], None]"

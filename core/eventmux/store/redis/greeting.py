@@ -73,7 +73,7 @@ def _raise_first(answers: Iterable[Any]) -> None:
 
 def words_of(error: ResponseError) -> str:
     """What the server has said, with the word that it begins with, which redis-py takes off."""
-    return f"{error.status_code or ''} {error}"
+    return f"{error.status_code or ''} {error}".strip()
 
 
 def told(name: str, error: Exception) -> Exception:

@@ -41,6 +41,7 @@ class RedisStore:
             Shard(target, Names(prefix, number), timeout, max_block, self._on_fault) for number in range(shards)
         ]
         self._is_open = False
+        self._refused: set[tuple[str, str]] = set()  # source and words that were logged since the last sign of life
 
     @property
     def fault(self) -> str | None:
@@ -77,7 +78,7 @@ class RedisStore:
     async def append(self, appends: Sequence[Append]) -> Sequence[Appended]:
         answers = await self._ask_each(appends, lambda one: one.address, commands.append)
         return [
-            Appended(one.after, "full" if _has_no_room(answer) else "epoch")
+            Appended(one.after, "full" if _has_no_room(answer) else "unable")
             if self._is_refused(one.address, answer)
             else commands.appended(answer)
             for one, answer in zip(appends, answers, strict=True)
@@ -110,6 +111,7 @@ class RedisStore:
         """It also finds out whether there is room again: a server that is out of memory refuses a plain SET, however
         small.
         """
+        self._refused.clear()
         for shard, answers in await self._ask_all(lambda names: _signs_of_life(names, replica, seconds)):
             shard.set_full(_has_no_room(answers[1]))
             _checked(answers[0])
@@ -170,8 +172,9 @@ class RedisStore:
             return False
         if _has_no_room(answer):
             self._shard(address).set_full(True)
-        else:
-            _log.error("the log of source %s: Redis refuses: %s", address.source, answer)
+        elif (said := (address.source, words_of(answer))) not in self._refused:
+            self._refused.add(said)
+            _log.error("the log of source %s: Redis refuses: %s", *said)
         return True
 
 
