@@ -5,6 +5,7 @@ say. What a part is, and who reads it, is not known here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
@@ -218,13 +219,14 @@ class Replica:
             await asyncio.sleep(PATIENCE)
 
     async def _post(self) -> None:
-        posts, self._posts = self._posts, {}
-        for (replica, address, word), value in posts.items():
-            text = f"{word} {value} {address.source} {address.name}"
-            try:
-                await self.store.post(_box(replica), text.encode(), BOX_ROOM, 2 * self.lease)
-            except StoreAwayError:
-                return  # what was to be said is said again, or found out by the next claim
+        posts, self._posts = list(self._posts.items()), {}
+        for start in range(0, len(posts), BATCH):
+            await asyncio.gather(*(self._say(*what, value) for what, value in posts[start : start + BATCH]))
+
+    async def _say(self, replica: str, address: Address, word: str, value: int) -> None:
+        text = f"{word} {value} {address.source} {address.name}"
+        with contextlib.suppress(StoreAwayError):  # it is said again, or found out by the next claim
+            await self.store.post(_box(replica), text.encode(), BOX_ROOM, 2 * self.lease)
 
     async def _drop(self) -> None:
         drops, self._drops = self._drops, []
