@@ -101,7 +101,7 @@ def test_where_there_is_no_room_for_a_run_nothing_is_posted() -> None:
     async def main() -> None:
         taker = Taker()
         async with sites(2) as (a, b):
-            a.hub.limits = a.hub._runs._limits = Limits(runs=0)
+            a.hub._runs.lifetimes.limits = Limits(runs=0)
             with pytest.raises(FullError, match="no more are started now"):
                 await taker.post(a, 1)
             assert boxed(b) == 0

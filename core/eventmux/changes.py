@@ -92,7 +92,7 @@ class Changes:
             channel.bound(enabled.policy.history)
         for stream in channel.streams:
             stream.hang_up(channel, on_lag=enabled.shared and enabled.policy.overflow == "disconnect")
-        if self._runs.lingers(run) and enabled.policy.linger_seconds != before.linger_seconds:
+        if self._runs.lifetimes.lingers(run) and enabled.policy.linger_seconds != before.linger_seconds:
             self._runs.leave(channel)
 
     @staticmethod

@@ -94,7 +94,7 @@ class Hub:
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:
         """Open a subscription. Raises FullError where a source has no room for a run, or the service goes down."""
-        if self._runs.is_draining:
+        if self._runs.lifetimes.is_draining:
             raise DrainingError("the service is shutting down")
         if self._catalog:
             self._check(wanted, self._catalog)
@@ -145,7 +145,7 @@ class Hub:
         run = self._runs.current(want.enabled, want.parameters, is_replay=False)
         if run is None or run.box is None:
             raise FullError(f"source {want.enabled.name!r} has no log now")
-        with self._runs.attending(run):  # first, for where there is no room for a run nothing is to be posted
+        with self._runs.lifetimes.attending(run):  # first, for where there is no room for a run nothing is to be posted
             await run.box.post(body)
 
     @staticmethod
@@ -222,7 +222,7 @@ class Hub:
             run = self._current_or_new(want, start, epoch, opened)
             offset, gap = self._beginning(run, position, start)
             told = position
-        self._runs.keep(run)
+        self._runs.lifetimes.keep(run)
         joined.append(run)
         return View(run.channel, enabled.name, hangs_up, offset, Gap(gap, told, offset, is_own) if gap else None)
 
@@ -268,11 +268,11 @@ class Hub:
     @property
     def is_draining(self) -> bool:
         """Whether the service goes down: soon, and then no new stream is welcome, or already."""
-        return self._is_leaving or self._runs.is_draining
+        return self._is_leaving or self._runs.lifetimes.is_draining
 
     @property
     def runs(self) -> int:
-        return self._runs.active
+        return self._runs.lifetimes.active
 
     @property
     def abandoned(self) -> int:
@@ -300,13 +300,13 @@ class Hub:
 
     def drain(self) -> None:
         """Begin to end every stream in an orderly way, a few at a time: 5,000 in one go held the loop for a second."""
-        self._runs.is_draining = True
+        self._runs.lifetimes.is_draining = True
         for stream in self._streams.values():
             self._fanout.add(Farewells(stream.members, "drained"))
 
     async def close(self) -> None:
         """End every stream, stop every run, and wait until their generators are closed or abandoned."""
-        self._runs.is_draining = True
+        self._runs.lifetimes.is_draining = True
         for stream in list(self._streams.values()):  # those that `drain` has not come to: their logs go now
             farewells = Farewells(stream.members, "drained")
             while farewells.advance(0.0):

@@ -92,7 +92,7 @@ class Loader:
             if run is None and position:
                 run = await self._adopt_shared(want, address, position)
             if run and position:
-                self._runs.expect(run)
+                self._runs.lifetimes.expect(run)
                 await self._bring(run, position)
                 if run.channel.holds(position) or run.channel.ended is None:
                     return
@@ -100,7 +100,7 @@ class Loader:
                 want, address, None, replay=start.since is not None
             )
             if run and isinstance(run.seat, SharedLog):
-                self._runs.expect(run)
+                self._runs.lifetimes.expect(run)
                 await run.seat.mirror.fill(0 if start.since is not None else run.channel.history.last - 1)
 
     async def _adopt_shared(
@@ -163,7 +163,7 @@ class Loader:
                 if standing and standing.label == private_label(want.enabled, want.parameters, start.principal):
                     run = self._runs.adopt(want, address, standing, start.principal)
             if run:
-                self._runs.expect(run)
+                self._runs.lifetimes.expect(run)
             if run and isinstance(run.seat, RemoteLog):
                 # The client may be faster than the copy: it waits for that, or until the run is known to be lost.
                 await run.seat.mirror.reach(position.offset)

@@ -1,12 +1,11 @@
-"""The runs of a process with their logs, and how long each stays. Who reads them is known to their channels only."""
+"""The runs of a process with their logs. Who reads them is known to their channels only."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from .errors import FullError
 from .farewells import Farewells
 from .history import Ledger
 from .identity import private_label
+from .lifetimes import Lifetimes
 from .meter import Meter
 from .part import aliases_of
 from .private_log import PrivateLog
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventmux.run")
 
-ADOPTED_SECONDS = 5.0  # that a log stays which was loaded for a client
-PUBLISHED_SECONDS = 1.0  # that a run lasts at least, for what is published to it
 SWEEP_SECONDS = 5.0  # how often logs are looked through for what has grown too old
 COUNTED = 500  # runs that are counted in a turn of the loop
 RELIEF = 0.9  # when all together are over their bound, they are cut to this part of it, so not at every event
@@ -68,21 +66,16 @@ class Runs:
         self, limits: Limits, fanout: Fanout, meter: Meter | None = None, replica: Replica | None = None
     ) -> None:
         """`replica`: of those that share a store; without one, all logs are here and nowhere else."""
-        self.is_draining = False
-        self._replica = replica
         self.closing = Closing()
+        self.lifetimes = Lifetimes(limits, self.closing, self.forget)
+        self._replica = replica
         self.ledger = Ledger(limits.history, self.relieve)
-        self._limits = limits
         self._fanout = fanout
         self._meter = meter or Meter()
         self._clock = Clock()
         self._pulse = Pulse()
         self._register = Register()
         self._changes = Changes(self, self._register, fanout)
-        self._detached: dict[Run, None] = {}  # private runs that nobody reads, in the order in which they were left
-        self._finished: dict[Run, None] = {}  # the same of those that are over
-        self._alive: set[Run] = set()  # that have a generator, waiting to be started again included
-        self._expiries: dict[Run, asyncio.TimerHandle] = {}
         self._withdrawn: dict[Channel, Run] = {}  # stopped, and found by nobody, but still read
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -107,11 +100,6 @@ class Runs:
     def new_epoch(self, source: str) -> str:
         """Of a shared log."""
         return self._register.new_epoch(source)
-
-    @property
-    def active(self) -> int:
-        """How many generators there are, those included that are being closed."""
-        return len(self._alive) + len(self.closing)
 
     def find(
         self, enabled: EnabledSource, parameters: BaseModel, position: Position, principal: str | None
@@ -176,7 +164,7 @@ class Runs:
             part = RemoteLog(self._replica, address, channel, tenancy, owner=standing.owner, keep=keep)
         run.seat = part
         self._replica.add(part)
-        self._linger(run, ADOPTED_SECONDS)
+        self.lifetimes.begin(run)
         if standing.ended is not None:
             part.mirror.close()
             channel.end(standing.ended)
@@ -185,11 +173,6 @@ class Runs:
             part.mirror.follow()
             part.stand(standing, standing.last)
         return run
-
-    def expect(self, run: Run) -> None:
-        """Somebody is about to join it: it does not expire meanwhile."""
-        if run in self._expiries:
-            self._linger(run, max(run.enabled.policy.linger_seconds, ADOPTED_SECONDS))
 
     def rename(self, run: Run, epoch: str, aliases: Mapping[str, int]) -> None:
         """Its log has another epoch now."""
@@ -243,113 +226,35 @@ class Runs:
             raise FullError(f"source {enabled.name!r} has {len(runs)} runs, and takes no more now")
         return idle
 
-    def keep(self, run: Run) -> None:
-        """Start the run, or keep it, for a subscription that joins now. Raises FullError where there is no room."""
-        if run.state == "idle":
-            self._make_way()
-            self._alive.add(run)
-        if expiry := self._expiries.pop(run, None):
-            expiry.cancel()
-        self._detached.pop(run, None)
-        self._finished.pop(run, None)
-        run.start()
-
-    def _make_way(self) -> None:
-        """At the bound of all runs, one goes that nobody reads: private ones first, of each kind the one that was left
-        first. What still has published events to take stays.
-        """
-        if len(self._alive) + self.closing.abandoned < self._limits.runs:
-            return
-        lingering = (run for run in self._expiries if run in self._alive and not run.inbox and not _is_needed(run))
-        if run := next(iter(self._detached), None) or next(lingering, None):
-            self._expire(run)
-        else:
-            raise FullError(f"there are {len(self._alive)} runs, and no more are started now")
-
     def leave(self, channel: Channel) -> None:
         """The last subscription has left: the run outlives it by `linger`."""
         if channel in self._withdrawn:
             self.forget(self._withdrawn[channel])
             return
         run = self._register.at(channel.source, channel.epoch)
-        if run is None:
-            return
-        linger = run.enabled.policy.linger_seconds
-        if linger <= 0 or self.is_draining:
-            self._expire(run)
-            return
-        self._linger(run, linger)
-        if not run.enabled.shared:
-            # Finished runs cost memory, running ones more than that: neither pushes out the other.
-            left = self._finished if run.state == "over" else self._detached
-            left[run] = None
-            if len(left) > self._limits.detached:
-                self._expire(next(iter(left)))
+        if run:
+            self.lifetimes.leave(run)
 
     def publish(self, run: Run, message: BaseModel, size: int) -> None:
         """Put `message`, which came as so many bytes, in the inbox; the run is started for that. Raises FullError if
         there is no room.
         """
         assert run.inbox is not None  # noqa: S101 - the source takes something, or has no such route
-        with self.attending(run):
+        with self.lifetimes.attending(run):
             run.inbox.put(message, size)
 
-    @contextlib.contextmanager
-    def attending(self, run: Run) -> Iterator[None]:
-        """Have the run started for something that it is to take, and let it have its time for that."""
-        self.keep(run)
-        try:
-            yield
-        finally:
-            if not run.channel.streams and run in self._alive:  # it may have been let go meanwhile
-                self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
-
-    def _linger(self, run: Run, seconds: float) -> None:
-        if expiry := self._expiries.pop(run, None):
-            expiry.cancel()
-        self._expiries[run] = asyncio.get_running_loop().call_later(seconds, self._lingered, run, _taken(run))
-
-    def _lingered(self, run: Run, taken: int) -> None:
-        """It goes on for as long as it takes what was published to it, and has that time for the last of it, too."""
-        if taken != _taken(run):
-            self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
-        else:
-            self._expire(run)
-
-    def _expire(self, run: Run) -> None:
-        """Stop the run. The log of a shared one stays, for the next run to go on with, unless it is over or empty, or
-        in the store anyway.
-        """
-        if _is_needed(run) and not self.is_draining:
-            self._linger(run, max(run.enabled.policy.linger_seconds, PUBLISHED_SECONDS))
-        elif run.enabled.shared and run.state != "over" and run.channel.history.last and not run.seat:
-            self._stop(run)
-        else:
-            self.forget(run)
-
     def _run_over(self, run: Run) -> None:
-        channel = run.channel
-        self._alive.discard(run)
-        if not channel.streams and (run in self._detached or run not in self._expiries):
-            self._detached.pop(run, None)
-            self.leave(channel)
-
-    def _stop(self, run: Run) -> None:
-        if expiry := self._expiries.pop(run, None):
-            expiry.cancel()
-        self._detached.pop(run, None)
-        self._finished.pop(run, None)
-        self._alive.discard(run)
-        self.closing.add(run.stop(is_leaving=self.is_draining))
+        if self.lifetimes.over(run):
+            self.leave(run.channel)
 
     def forget(self, run: Run) -> None:
         """Stop the run, and let go its log: a cursor that points there is a gap from now on."""
-        self._stop(run)
+        self.lifetimes.stop(run)
         if run.inbox and not run.seat:
             log.warning("source %s is gone with %d published events it had not taken", run.enabled.name, len(run.inbox))
         self._unlist(run)
         self._withdrawn.pop(run.channel, None)
-        if not (run.seat and self.is_draining):  # which has still to be copied
+        if not (run.seat and self.lifetimes.is_draining):  # which has still to be copied
             run.channel.history.clear()
 
     def _unlist(self, run: Run) -> None:
@@ -359,13 +264,9 @@ class Runs:
 
     def apply(self, offered: Mapping[str, EnabledSource], limits: Limits) -> None:
         """Offer this from now on, within these limits; what has not changed is left alone."""
-        self._limits, self.ledger.limit = limits, limits.history
+        self.lifetimes.limits, self.ledger.limit = limits, limits.history
         self._changes.apply(offered)
         self.relieve()
-
-    def lingers(self, run: Run) -> bool:
-        """Whether it outlives its last subscription now."""
-        return run in self._expiries
 
     def remove(self, run: Run) -> None:
         """End it, because its source is there no more: its streams are told so."""
@@ -380,7 +281,7 @@ class Runs:
 
     def withdraw(self, run: Run) -> None:
         """Stop the run, and let nobody find it. Its log stays until those who read it have left."""
-        self._stop(run)
+        self.lifetimes.stop(run)
         self._unlist(run)
         self._withdrawn[run.channel] = run
         if not run.channel.streams:
@@ -388,9 +289,9 @@ class Runs:
 
     def relieve(self) -> None:
         """If all histories together, or all parameters, are over the bound: let go, beginning with the longest idle."""
-        if max(self.ledger.bytes, self._register.parameters) <= self._limits.history:
+        if max(self.ledger.bytes, self._register.parameters) <= self.ledger.limit:
             return
-        aim = int(self._limits.history * RELIEF)
+        aim = int(self.ledger.limit * RELIEF)
         by_idleness = sorted(self.all(), key=lambda run: (bool(run.channel.streams), run.channel.touched))
         for run in by_idleness:
             if max(self.ledger.bytes, self._register.parameters) <= aim:
@@ -408,18 +309,9 @@ class Runs:
 
     async def close(self) -> None:
         """Stop every run, and wait until their generators are closed or abandoned."""
-        self.is_draining = True
+        self.lifetimes.is_draining = True
         if self._sweeper:
             self._sweeper.cancel()
         for run in self.all():
             self.forget(run)
         await self.closing.wait()
-
-
-def _is_needed(run: Run) -> bool:
-    """Whether other replicas need it, or what was published here."""
-    return bool((run.seat and run.seat.is_needed) or (run.box and run.box.is_attended))
-
-
-def _taken(run: Run) -> int:
-    return 0 if run.inbox is None else run.inbox.taken
