@@ -1,18 +1,16 @@
-"""Opens subscriptions: where in which logs a client begins. How long the logs stay, and the bytes, are others' work."""
+"""Opens subscriptions. Where they begin, how long the logs stay, and the bytes, are others' work."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from .cursor import NOWHERE, SHARED_LETTERS, Cursor, Position, private_epoch
+from .beginning import Beginning
 from .errors import DrainingError, FullError
 from .fanout import Fanout
 from .farewells import Farewells
 from .loader import Loader
 from .meter import Meter
 from .policy import Limits
-from .reader import Gap, View
 from .runs import Runs, Wanted
 from .selection import Selection, Start
 from .stream import Stream
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from .catalog import Catalog, EnabledSource
+    from .reader import View
     from .register import Census
     from .replica import Replica
     from .run import Run
@@ -100,19 +99,16 @@ class Hub:
             self._check(wanted, self._catalog)
         self._fanout.begin()
         self._runs.relieve()  # here, and not once there are runs that wait for this subscription
-        start = self._located(wanted, start)
-        epoch = "" if all(want.enabled.shared for want in wanted) else private_epoch()
-        joined: list[Run] = []
-        opened: list[Run] = []
+        beginning = Beginning(self._runs, start)
         try:
-            views = [self._view(want, start, epoch, joined, opened) for want in wanted]
+            views = beginning.views(wanted)
         except BaseException:
-            self._undo(joined, opened)
+            beginning.undo()
             raise
         for view in views:
             view.hangs_up = view.hangs_up and selection.reconnects
         place = tuple([view.at for view in views])
-        if start.cursor and (behind := _behind(views, start.cursor)) is not None:
+        if start.cursor and (behind := beginning.behind) is not None:
             self.meter.replay.add(behind)
         return Subscription(self._stream(views, selection), place, selection.limit, self._fanout)
 
@@ -126,12 +122,12 @@ class Hub:
             self._check([want], self._catalog)
         self._fanout.begin()
         self._runs.relieve()
-        opened: list[Run] = []
-        run = self._current_or_new(want, Start(), "", opened)
+        beginning = Beginning(self._runs, Start())
+        run = beginning.current_or_new(want)
         try:
             self._runs.publish(run, message, size)
         except BaseException:
-            self._undo([], opened)
+            beginning.undo()
             raise
 
     async def post(self, want: Wanted, body: bytes) -> None:
@@ -193,78 +189,6 @@ class Hub:
         """Of every source that has runs."""
         return await self._runs.census()
 
-    def _located(self, wanted: Sequence[Wanted], start: Start) -> Start:
-        """A cursor of one source has no name: give it that of the selected source whose log it is in; if there is none,
-        of all that it could have been of.
-        """
-        position = start.cursor.positions.get("") if start.cursor else None
-        if position is None or len(wanted) == 1:
-            return start
-        names = [want.enabled.name for want in wanted if self._find(want, position, start)]
-        names = names or [want.enabled.name for want in wanted if _could_be_of(position, want.enabled)]
-        return replace(start, cursor=Cursor(dict.fromkeys(names, position)))
-
-    def _view(self, want: Wanted, start: Start, epoch: str, joined: list[Run], opened: list[Run]) -> View:
-        """`joined` and `opened` take the run, for who must undo it."""
-        enabled, policy = want.enabled, want.enabled.policy
-        hangs_up = policy.shared and policy.overflow == "disconnect"
-        if start.cursor and start.cursor.has_ended(enabled.name):
-            return View(None, enabled.name, is_over=True)
-        position = start.cursor.position(enabled.name) if start.cursor else None
-        run = self._find(want, position, start)
-        if run is None and position and policy.once:
-            return View(None, enabled.name, gap=Gap("lost", position, 0))
-        is_own = run is not None
-        if run and position:
-            offset, told = position.offset, None
-            gap = "evicted" if offset < run.channel.history.first - 1 else None
-        else:
-            run = self._current_or_new(want, start, epoch, opened)
-            offset, gap = self._beginning(run, position, start)
-            told = position
-        self._runs.lifetimes.keep(run)
-        joined.append(run)
-        return View(run.channel, enabled.name, hangs_up, offset, Gap(gap, told, offset, is_own) if gap else None)
-
-    def _find(self, want: Wanted, position: Position | None, start: Start) -> Run | None:
-        if position is None:
-            return None
-        return self._runs.find(want.enabled, want.parameters, position, start.principal)
-
-    def _current_or_new(self, want: Wanted, start: Start, epoch: str, opened: list[Run]) -> Run:
-        enabled, parameters = want.enabled, want.parameters
-        if enabled.shared and (run := self._runs.current(enabled, parameters, is_replay=start.since is not None)):
-            return run
-        opened.append(self._runs.open(want, epoch, start.principal, start.trace))
-        return opened[-1]
-
-    def _beginning(self, run: Run, position: Position | None, start: Start) -> tuple[int, str | None]:
-        """The offset where a client begins whose position is not in this log, and why that is a gap."""
-        history = run.channel.history
-        if position and run.enabled.shared and (end := run.channel.aliases.get(position.epoch)) is not None:
-            return max(end, history.first - 1), "restarted"  # it has seen more of that epoch than was kept
-        if position and run.enabled.shared and self._is_gone(position):
-            return history.first - 1, "restarted"  # the new log holds nothing that this client has seen
-        if position:
-            return history.last, "unknown"
-        if start.since is None:
-            return _live(run), None
-        offset = history.offset_before(start.since)
-        is_cut = offset == history.first - 1 and history.evicted_at >= start.since > 0
-        return offset, "evicted" if is_cut else None
-
-    def _is_gone(self, position: Position) -> bool:
-        """Whether it is in a shared log that is no more. One that is there is of another source or other parameters."""
-        return len(position.epoch) == SHARED_LETTERS and not self._runs.knows(position.epoch)
-
-    def _undo(self, joined: Sequence[Run], opened: Sequence[Run]) -> None:
-        """What was opened for a client that is turned away is let go: nobody has its epoch, to return to it."""
-        for run in opened:
-            self._runs.forget(run)
-        for run in joined:
-            if run not in opened and not run.channel.streams:
-                self._runs.leave(run.channel)
-
     @property
     def is_draining(self) -> bool:
         """Whether the service goes down: soon, and then no new stream is welcome, or already."""
@@ -325,30 +249,3 @@ def _changed_streams(before: Catalog, after: Catalog) -> frozenset[str]:
         for name, members in before.streams.items()
         if [member for member in members if member in after.sources] != list(after.streams.get(name, ()))
     )
-
-
-def _behind(views: Sequence[View], cursor: Cursor) -> int | None:
-    """Events between a client's positions and the ends of the logs that they are in; None if they are in none."""
-    behind = None
-    for view in views:
-        position = cursor.position(view.source)
-        if view.channel and position and position.epoch == view.channel.epoch:
-            behind = (behind or 0) + view.channel.history.last - position.offset
-    return behind
-
-
-def _could_be_of(position: Position, enabled: EnabledSource) -> bool:
-    """Whether a source has logs with such an epoch; one that cannot be read could be of any."""
-    return position is NOWHERE or (len(position.epoch) == SHARED_LETTERS) == enabled.shared
-
-
-AWAITED = ("idle", "remote")  # it may be waiting, wherever it runs
-
-
-def _live(run: Run) -> int:
-    """The offset of a client that begins now. While a source waits for its restart, the failure is what comes first."""
-    history = run.channel.history
-    if run.pause is None and run.state not in AWAITED:
-        return history.last
-    last = history.after(history.last - 1, 1)
-    return history.last - 1 if last and last[0].is_control else history.last
