@@ -88,7 +88,7 @@ class Hub:
         """Have here what a subscription needs of the store; it must follow without an `await` in between. Raises
         FullError where that is not to be had now.
         """
-        if self._loader and not self.is_draining:
+        if self._loader and not self._runs.lifetimes.is_draining:
             await self._loader.load(wanted, start)
 
     def subscribe(self, wanted: Sequence[Wanted], start: Start, selection: Selection) -> Subscription:

@@ -5,6 +5,7 @@ asks for what is older. Who writes the log is not known here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from .sse import Frame
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from .store.contract import Address, Record, Store
 
 PAGE = 256  # records that are read at a time
+
+log = logging.getLogger("eventmux.store")
 
 
 class Mirror:
@@ -91,7 +94,7 @@ class Mirror:
                 self._on_end()
                 break
             if record.offset > history.last + 1:
-                history.begin_after(record.offset - 1)  # the store has let go what was between
+                self._skip_to(record.offset - 1)
             if record.offset > history.last:
                 channel.receive(_frame(record))
         self._wake()
@@ -117,7 +120,13 @@ class Mirror:
             if found and found[0].offset <= offset:
                 await self.reach(found[0].offset)
             elif history.last < offset:
-                history.begin_after(offset)
+                self._skip_to(offset)
+
+    def _skip_to(self, offset: int) -> None:
+        """The store has let go what was between: readers are told of the gap."""
+        last = self.channel.history.last
+        log.warning("source %s: events %d to %d are not in the store any more", self.address.source, last + 1, offset)
+        self.channel.history.begin_after(offset)
 
     async def fill(self, offset: int) -> None:
         """Have what follows `offset`, as far as the store has it and the bounds leave room. Raises StoreAwayError."""
@@ -150,7 +159,8 @@ class Mirror:
                 if record.ended is not None or record.offset >= history.first:
                     return frames
                 if record.epoch != channel.epoch and record.epoch not in channel.aliases:
-                    return []  # the log has begun anew
+                    frames.clear()  # the log has begun anew; or this is older than the epochs that are remembered
+                    continue
                 if frames and record.offset != frames[-1][0] + 1:
                     frames.clear()
                 frames.append((record.offset, _frame(record)))

@@ -62,6 +62,7 @@ class Replica:
         if self._is_open:
             return
         self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()  # of this loop
+        self._steady_since = asyncio.get_running_loop().time()  # the store may have come back just now, too
         await self.store.open(self._returned)
         self.store.follow(_box(self.id), 0, self._hear)
         loops = (self._claiming, self._appending, self._living)

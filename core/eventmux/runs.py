@@ -232,7 +232,7 @@ class Runs:
             self.forget(self._withdrawn[channel])
             return
         run = self._register.at(channel.source, channel.epoch)
-        if run:
+        if run and run.channel is channel:  # its place may be another's by now, who has the same log
             self.lifetimes.leave(run)
 
     def publish(self, run: Run, message: BaseModel, size: int) -> None:

@@ -59,9 +59,13 @@ local function readers_of(reply)
 end
 """
 
+# Words of a lineage: 64 epochs, each with the offset after which it began. One begins whenever Redis does.
+_EPOCHS = "local EPOCHS = 128\n"
+
 # ARGV: replica, live prefix, lease (ms), keep (ms), epoch, label, writes, reads, opens, run id
 CLAIM = _script(
     _NOW
+    + _EPOCHS
     + _HEAD
     + _READERS
     + """
@@ -84,7 +88,7 @@ if head.r ~= ARGV[10] and not head.x and ARGV[5] ~= '' then
   if not is_known then
     words[#words + 1] = ARGV[5]
     words[#words + 1] = head.l
-    head.e = table.concat(words, ' ', math.max(1, #words - 31))
+    head.e = table.concat(words, ' ', math.max(1, #words - EPOCHS + 1))
   end
   redis.call('HSET', KEYS[1], 'e', head.e, 'r', ARGV[10])
 end
