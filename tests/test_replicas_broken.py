@@ -12,11 +12,12 @@ from eventmux import Context, Event, Inbox, source
 from eventmux.catalog import Catalog
 from eventmux.errors import FullError
 from eventmux.policy import Bounds, Limits
+from eventmux.replica import RETURN_SECONDS
 from eventmux.runs import Wanted
 from eventmux.store.contract import EMPTY_KEEP
-from replicas import LEASE, Site, sites, until
+from replicas import LEASE, Site, opened, sites, until
 from service import enable
-from test_replicas import Number, Seen
+from test_replicas import Feed, Number, Seen, counting, reading, restart
 from virtual_time import run
 
 
@@ -232,5 +233,73 @@ def test_logs_without_an_event_do_not_stay_for_long_when_nobody_reads_them() -> 
                 (await a.take(enabled, topic=str(number))).close()
             await asyncio.sleep(EMPTY_KEEP + 10)
             assert [one for one in list(a.store.shelf.logs) if one.source == "silent" and a.store.shelf.log(one)] == []
+
+    run(main())
+
+
+def test_who_comes_to_a_replica_that_is_about_to_end_gets_what_the_store_has() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one, other = await reading(a, feed), await reading(b, feed)
+            feed.put(3)
+            await until(lambda: one.has(3) and other.has(3))
+            b.store.cut()
+            restart(a.store.shelf)
+            feed.put(3)
+            await until(lambda: one.has(6))
+            b.hub.announce()
+            b.store.mend()
+            b.replica._due.clear()  # the client is faster
+            moved = await reading(b, feed, one.taking.cursor)
+            feed.put(1)
+            await until(lambda: moved.has(7))
+            assert (moved.numbers, moved.controls) == ([7], [])
+
+    run(main())
+
+
+def test_a_replica_that_begins_when_the_store_has_just_come_back_calls_no_run_lost() -> None:
+    async def main() -> None:
+        feed = counting(200, pause=0.5)
+        async with sites(1) as (a,):
+            one = Seen(await a.take(feed.enabled))
+            await until(lambda: one.has(4))
+            cursor = one.taking.cursor
+            await until(lambda: one.has(6))
+            a.store.cut()
+            a.store.shelf.living.clear()  # the store was away for longer than signs of life last
+            async with opened([Site(a.store.shelf)]) as (b,):
+                other = Seen(await b.take(feed.enabled, cursor=cursor))
+                await asyncio.sleep(RETURN_SECONDS / 2)
+                a.store.mend()
+                await until(lambda: other.look().taking.is_ended, 300)
+                assert other.numbers == list(range(5, 201))
+                assert other.controls == [("stream.end", "completed")]
+
+    run(main())
+
+
+def test_a_log_that_has_had_more_epochs_than_are_remembered_is_read_as_far_as_they_are_known() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(1) as (a,):
+            one = await reading(a, feed)
+            feed.put(3)
+            await until(lambda: one.has(3))
+            restart(a.store.shelf)
+            feed.put(1)
+            await until(lambda: one.has(4))
+            cursor = one.taking.cursor
+            feed.put(3)
+            await until(lambda: one.has(7))
+            (kept,) = [log for address, log in a.store.shelf.logs.items() if address.source == "feed"]
+            del kept.lineage[0]
+            async with opened([Site(a.store.shelf)]) as (b,):
+                other = Seen(await b.take(feed.enabled, since=0))
+                back = Seen(await b.take(feed.enabled, cursor=cursor))
+                await until(lambda: other.has(7) and back.has(7))
+                assert (other.numbers, other.controls) == ([4, 5, 6, 7], [])
+                assert (back.numbers, back.controls) == ([5, 6, 7], [])
 
     run(main())
