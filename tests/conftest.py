@@ -44,6 +44,28 @@ NOT_PORTABLE = {
     "test_watchdog",
 }
 
+# Files of tests that take a minute or more, the longest first: where several processes share the files, whoever begins
+# with one of these at the end keeps all waiting.
+LONG = (
+    "test_chaos",
+    "test_shutdown",
+    "test_cli",
+    "test_supervisor",
+    "test_workers",
+    "test_reload",
+    "test_resume_clients",
+    "test_outlets",
+    "test_schemathesis",
+    "test_resume_chromium",
+    "test_nginx",
+    "test_store_cluster",
+    "test_bench",
+    "test_server",
+    "test_redis_churn",
+    "test_slowloris",
+    "test_third_party",
+)
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -74,11 +96,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         served = [item for item in items if _has_a_server(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in served])
         items[:] = served
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: LONG.index(_file(item)) if _file(item) in LONG else len(LONG))
+
+
+def _file(item: pytest.Item) -> str:
+    return str(getattr(getattr(item, "module", None), "__name__", "")).rpartition(".")[2]
 
 
 def _has_a_server(item: pytest.Item) -> bool:
     module = getattr(item, "module", None)
-    if getattr(module, "__name__", "").rpartition(".")[2] in NOT_PORTABLE:
+    if _file(item) in NOT_PORTABLE:
         return False
     return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))
 
