@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .chaos import Result
 
 MIB = 1024 * 1024
+READ_BACK = 1_000  # events of a log
 MOST_RSS, SPARE_FDS = 300 * MIB, 80  # what a process may have, and open files beside its clients
 LEFT_RUNS = 12  # in a process whose clients have gone: logs of shared sources, and the one that is asked
 LEFT_TASKS = 40
@@ -73,7 +74,7 @@ async def _read_back(scene: Scene) -> list[str]:
     wrong: list[str] = []
     for replica in scene.replicas:
         for source in SHARED:
-            count = min(scene.witness.last(source), BOUNDED.get(source, 1_000))
+            count = min(scene.witness.last(source), BOUNDED[source], READ_BACK)
             found = await replica.get(f"/sse/{source}?since=earliest&limit={count}", Accept="application/json")
             if found is None:
                 wrong.append(f"replica {replica.name} does not give {source} from its beginning: {replica.said}")

@@ -12,10 +12,14 @@ from .journal import Journal
 from .wire import Block
 from .witness import Witness
 
+LONG = 2_000  # events of a history that no client reads in one go from its first to its last
+UNSEEN = 10  # the part of such a history that may have come since anybody was told of an event: half a minute at least
+
 
 @dataclass
 class Pact(Promise):
-    """`bounded`: sources whose history is short, with the events that it has: only these may have a gap for who lags.
+    """`bounded`: sources with the events that their history has: only these may have a gap for who lags, and only when
+    it is full.
 
     `began`: when the chain's present connection did.
     """
@@ -59,10 +63,15 @@ class Pact(Promise):
         is_for_sure = reason in {"evicted", "lagged"} and not known.is_doubtful
         if is_for_sure and source not in self.bounded:
             raise Violation(f"{source}: a gap {reason} of {missed} after {known.n}, and the history has room for all")
-        if is_for_sure and missed and known.n is not None and source != "failing":
+        if is_for_sure and known.n is not None:
             # What comes next is the oldest that is kept: so the history was full then.
-            needed = known.n + missed + self.bounded[source]
-            self._due.setdefault(source, []).append((needed, time.monotonic()))
+            bound = self.bounded[source]
+            needed, newest = known.n + (missed or 1) + bound, self.witness.last(source)
+            if bound < LONG:
+                self._due.setdefault(source, []).append((needed, time.monotonic()))
+            elif newest + bound // UNSEEN < needed:
+                text = f"{source}: a gap {reason} of {missed} after {known.n}, and the history has room for all"
+                raise Violation(f"{text}: nobody has seen more than {newest}")
         super()._gap(source, reason, missed)
         if reason not in {"evicted", "lagged"}:
             self._makers.pop(source, None)

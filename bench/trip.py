@@ -16,7 +16,8 @@ SHARED = ("steady", "bursty", "small", "changed", "failing")
 FINITE = ("answer", "paid", "flood")
 SOURCES = (*SHARED, *FINITE, "endless")
 WEIGHTS = (5, 2, 2, 2, 2, 3, 2, 1, 3)
-BOUNDED = {"small": 120, "flood": 1_000}  # events that their histories hold, as in chaos.yaml
+# Events that their histories hold, as in chaos.yaml.
+BOUNDED = {"steady": 5_000, "changed": 5_000, "failing": 5_000, "bursty": 20_000, "small": 120, "flood": 1_000}
 LINGER = 10.0  # seconds, as there
 
 

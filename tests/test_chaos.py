@@ -135,6 +135,20 @@ def test_events_of_a_short_history_are_let_go_when_it_is_full_and_not_before(is_
             client.pact.told(newest)
 
 
+@pytest.mark.parametrize("newest", [5_008, 4_000])
+def test_who_reads_all_of_a_long_history_may_lag_before_its_first_event_when_that_is_full(newest):
+    witness = Witness()
+    witness.saw(item(newest).data)
+    client = Client(witness=witness)
+    client.pact.bounded["steady"] = 5_000
+    told = gap("steady", "lagged", 2, f"{SHARED}.7")
+    if newest > 5_000:
+        client.pact.told(told)
+    else:
+        with pytest.raises(Violation, match="nobody has seen more than 4000"):
+            client.pact.told(told)
+
+
 def test_two_clients_that_were_told_different_events_of_one_number_are_a_fork():
     witness = Witness()
     Client(witness=witness, last=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -301,5 +302,41 @@ def test_a_log_that_has_had_more_epochs_than_are_remembered_is_read_as_far_as_th
                 await until(lambda: other.has(7) and back.has(7))
                 assert (other.numbers, other.controls) == ([4, 5, 6, 7], [])
                 assert (back.numbers, back.controls) == ([5, 6, 7], [])
+
+    run(main())
+
+
+def test_a_replica_that_ends_says_so_before_it_is_gone_however_long_that_takes() -> None:
+    async def main() -> None:
+        feed = Feed()
+        async with sites(2) as (a, b):
+            one, other = await reading(a, feed), await reading(b, feed)
+            feed.put(3)
+            await until(lambda: one.has(3) and other.has(3))
+            a.store.delay = 0.02  # as each question takes
+            at = asyncio.get_running_loop().time()
+            await a.hub.close()
+            await until(lambda: feed.runs == 2)
+            assert asyncio.get_running_loop().time() - at < LEASE / 10
+
+    run(main())
+
+
+def test_a_new_client_of_a_source_that_was_taken_away_and_put_back_is_not_told_that_it_is_gone() -> None:
+    async def main() -> None:
+        feed, more = Feed(), Feed()
+        both = [feed.enabled, replace(more.enabled, name="more")]
+        async with sites(1) as (a,):
+            a.hub.apply(Catalog({one.name: one for one in both}, {}), Limits())
+            old = Seen(await a.take(*both))
+            feed.put(1)
+            await until(lambda: old.has(1))
+            a.hub.apply(Catalog({"more": both[1]}, {}), Limits())
+            await until(lambda: old.look().controls == [("stream.end", "removed")])
+            a.hub.apply(Catalog({one.name: one for one in both}, {}), Limits())
+            new = Seen(await a.take(*both))
+            feed.put(1)
+            await until(lambda: new.has(2))
+            assert new.controls == []
 
     run(main())

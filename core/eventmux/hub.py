@@ -166,7 +166,7 @@ class Hub:
 
     def _stream(self, views: Sequence[View], selection: Selection) -> Stream:
         """The stream of all who want the same of the same logs."""
-        logs = [(view.source, view.channel and view.channel.epoch, view.hangs_up) for view in views]
+        logs = [(view.source, view.channel, view.hangs_up) for view in views]
         key = (*logs, selection.events, selection.form, selection.mark, selection.name)
         if key not in self._streams:
             self._streams[key] = Stream(views, selection, on_empty=lambda: self._forget(key), meter=self.meter)

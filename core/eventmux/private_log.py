@@ -163,7 +163,7 @@ class PrivateLog:
             self._copied = max(self._copied, outcome.last)
             if outcome.refused is None and self._is_last:
                 self._told.set()
-        elif outcome.refused not in {"full", "unable"}:
+        else:
             self._term = None  # the store has lost what it knew of the log
         if not self._told.is_set() and (self._copied < self._channel.history.last or self._ended):
             self._replica.mark(self)

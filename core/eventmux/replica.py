@@ -48,8 +48,9 @@ class Replica:
         self._due: dict[Part, None] = {}
         self._dirty: dict[Part, None] = {}
         self._behind: dict[Part, None] = {}
+        self._held: dict[Part, None] = {}  # what they have to append is not taken now
         self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()
-        self._posts: dict[tuple[str, Address, str], int] = {}  # the newest value of each word counts
+        self._posts: dict[tuple[str, str, Address], int] = {}  # the newest value of each word counts
         self._drops: list[Address] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
@@ -97,6 +98,7 @@ class Replica:
         self._due.pop(part, None)
         self._dirty.pop(part, None)
         self._behind.pop(part, None)
+        self._held.pop(part, None)
 
     def drop(self, address: Address) -> None:
         """Let go a log as a whole; soon, or when its time is over if the store is away."""
@@ -113,8 +115,9 @@ class Replica:
 
     def mark(self, part: Part) -> None:
         """It has something to append."""
-        self._dirty[part] = None
-        self._is_dirty.set()
+        if part not in self._held:
+            self._dirty[part] = None
+            self._is_dirty.set()
 
     def mark_later(self, part: Part) -> None:
         """It has something to append that nobody waits for."""
@@ -124,8 +127,21 @@ class Replica:
 
     def _catch_up(self) -> None:
         behind, self._behind = self._behind, {}
-        self._dirty.update(behind)
-        self._is_dirty.set()
+        for part in behind:
+            self.mark(part)
+
+    def _hold(self, part: Part) -> None:
+        """Try again in a while: what others have to append does not wait for that."""
+        if self._parts.get(part.address) is not part:
+            return
+        if not self._held:
+            asyncio.get_running_loop().call_later(PATIENCE, self._let_go)
+        self._held[part] = None
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, {}
+        for part in held:
+            self.mark(part)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Do something that the replica waits for when it closes."""
@@ -151,7 +167,7 @@ class Replica:
 
     def tell(self, replica: str, word: str, address: Address, value: int = 0) -> None:
         """Say something about a log to another replica; soon, or never if the store is away."""
-        self._posts[replica, address, word] = value
+        self._posts[replica, word, address] = value
         self._is_dirty.set()
 
     def _returned(self) -> None:
@@ -208,23 +224,23 @@ class Replica:
 
     async def _append(self, batches: Sequence[tuple[Part, Append]]) -> None:
         outcomes = await _each(self.store.append, [batch for _, batch in batches])
-        has_to_wait = False
         for (part, _), outcome in zip(batches, outcomes, strict=True):
             if isinstance(outcome, StoreAwayError):
-                has_to_wait = True
                 self.mark(part)
+            elif outcome.refused in {"full", "unable"}:
+                self._hold(part)
             else:
-                has_to_wait = has_to_wait or outcome.refused in {"full", "unable"}
                 self._safely(part.appended, outcome)
-        if has_to_wait:
+        if any(isinstance(outcome, StoreAwayError) for outcome in outcomes):
             await asyncio.sleep(PATIENCE)
 
     async def _post(self) -> None:
         posts, self._posts = list(self._posts.items()), {}
         for start in range(0, len(posts), BATCH):
-            await asyncio.gather(*(self._say(*what, value) for what, value in posts[start : start + BATCH]))
+            await asyncio.gather(*(self.say(*what, value) for what, value in posts[start : start + BATCH]))
 
-    async def _say(self, replica: str, address: Address, word: str, value: int) -> None:
+    async def say(self, replica: str, word: str, address: Address, value: int = 0) -> None:
+        """As `tell`, and return when it is said, or cannot be."""
         text = f"{word} {value} {address.source} {address.name}"
         with contextlib.suppress(StoreAwayError):  # it is said again, or found out by the next claim
             await self.store.post(_box(replica), text.encode(), BOX_ROOM, 2 * self.lease)

@@ -13,7 +13,7 @@ from .box import Box
 from .changes import Changes
 from .channel import Channel, Clock
 from .closing import Closing
-from .errors import FullError
+from .errors import DrainingError, FullError
 from .farewells import Farewells
 from .history import Ledger
 from .identity import private_label
@@ -149,6 +149,8 @@ class Runs:
         somebody joins it soon. Raises FullError as `open` does.
         """
         assert self._replica is not None  # noqa: S101 - else there is no store
+        if self.lifetimes.is_draining:  # since the store was asked
+            raise DrainingError("the service is shutting down")
         run = self._new(want, standing.epoch, None if want.enabled.shared else principal)
         channel = run.channel
         takes = want.enabled.shared and want.enabled.source.takes

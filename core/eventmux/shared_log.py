@@ -43,6 +43,7 @@ class SharedLog:
         )
         self._is_wanted = self._is_unsure = self.is_resting = False
         self._term: int | None = None
+        self._sent_term: int | None = None  # of the append that is on its way
         self._after = 0  # the last offset in the store
         self._pending: deque[Frame] = deque()
         self._size = self._sent = self._at = 0
@@ -83,8 +84,8 @@ class SharedLog:
                 while self._term is not None and (self._pending or self._ended):
                     await self._move()
                 if self._replica.at(self.address) is self:
-                    for other in await self._replica.store.release(self.address, self._replica.id):
-                        self._replica.tell(other, "free", self.address)
+                    others = await self._replica.store.release(self.address, self._replica.id)
+                    await asyncio.gather(*(self._replica.say(other, "free", self.address) for other in others))
         except (StoreAwayError, TimeoutError):
             log.warning("source %s: its lease is left to its time: the store is away", self.address.source)
         finally:
@@ -204,7 +205,7 @@ class SharedLog:
             size += len(frame.body)
             if len(records) == SENT_EVENTS or size >= SENT_BYTES:
                 break
-        self._sent = len(records)
+        self._sent, self._sent_term = len(records), self._term
         return Append(
             self.address,
             self._term,
@@ -217,7 +218,7 @@ class SharedLog:
         )
 
     def appended(self, outcome: Appended) -> None:
-        if self._term is None:
+        if self._term is None or self._term != self._sent_term:
             return
         if outcome.refused == "fenced":
             self._lose()
