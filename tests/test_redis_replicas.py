@@ -179,7 +179,7 @@ async def test_what_redis_refuses_for_one_log_is_asked_seldom_and_said_seldom_un
         await until(lambda: caplog.text.count("Redis refuses: WRONGTYPE") >= 2, 10)
         before = commands(server)
         await asyncio.sleep(LEASE)
-        assert commands(server) - before < 40 * LEASE + 100
+        assert commands(server) - before < 500 * LEASE, "each try is five commands or so"
         assert caplog.text.count("Redis refuses") < 2 * 8
         assert shared.look().numbers == [1, 2, 3, 4, 5]
         await until(lambda: private.look().has(100), 10)
