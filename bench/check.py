@@ -157,7 +157,9 @@ class Promise:
         known.has_ended = True
         self.counts[f"end {reason}"] += 1
         if reason == "completed":
-            length = self.lengths[source]
+            length = self.lengths.get(source)
+            if length is None:
+                raise Violation(f"{source} has ended: completed, and it never does")
             if known.n is not None and self._next(known.n + 1) <= length:
                 raise Violation(f"{source} has ended after {known.n} of {length}")
         elif reason == "limit":

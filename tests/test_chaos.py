@@ -86,6 +86,7 @@ BROKEN = {
         "answer",
         control("end", "answer!", source="answer", reason="lost"),
     ),
+    "a run without an end that is over": ("answer", control("end", "answer!", source="answer", reason="completed")),
     "a private run that is another, and nothing was broken": (
         "answer",
         gap("answer", "unknown", None, f"{PRIVATE}x.0"),
