@@ -113,12 +113,12 @@ def test_a_private_run_may_be_lost_with_its_process_and_with_no_other():
                 client.pact.told(end)
 
 
-def test_a_process_that_was_frozen_for_most_of_a_lease_may_be_taken_for_dead():
+def test_a_process_that_was_held_up_until_its_lease_is_over_may_be_taken_for_dead():
     client = Client("answer")
     frozen = client.journal.begin("freeze", "a", [PID])
-    frozen.begin -= 0.3
+    frozen.begin -= 0.2
     assert not client.journal.can_have_lost(PID, client.pact.began)
-    frozen.begin -= 0.5
+    frozen.begin -= 0.2
     client.pact.told(control("end", "answer!", source="answer", reason="lost"))
 
 
