@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-# Of a lease: who is held up for longer may have lost it. It is renewed at each third, so two thirds are left, of which a
-# connection that was lost takes up to 0.4 seconds to be there again.
+# Of a lease: who is held up for longer may have lost it. It is renewed at each third, so two thirds are left, of which
+# a connection that was lost takes up to 0.4 seconds to be there again.
 RENEWED = 0.25
 AFTER = 5.0  # seconds in which what follows from a fault is still seen
 
