@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ NOT_PORTABLE = {
     "test_documentation",
     "test_outlets",  # or about both paths, whatever the default is,
     "test_server",
+    "test_shutdown",
     "test_tls",
     "test_trial",
     "test_visits",
@@ -28,14 +30,20 @@ NOT_PORTABLE = {
     "test_bench_suite",
     "test_cli",  # or about what comes before a stream, or beside it, and is the same for both
     "test_auth_chromium",
+    "test_caddy",
     "test_deployment",
+    "test_gate",
     "test_health",
     "test_jwt",
     "test_log_format",
+    "test_nginx",
     "test_openapi",
+    "test_plugin_openai",
     "test_plugins",
+    "test_reload",
     "test_schemathesis",
     "test_supervisor",
+    "test_tickets_kept",
     "test_workers",
     "test_child",
     "test_chaos",
@@ -91,6 +99,10 @@ def pytest_configure(config: pytest.Config) -> None:
         portable.choose()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if config.getoption("--portable") and collection_path.stem in NOT_PORTABLE else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--portable"):
         served = [item for item in items if _has_a_server(item)]
@@ -106,8 +118,6 @@ def _file(item: pytest.Item) -> str:
 
 def _has_a_server(item: pytest.Item) -> bool:
     module = getattr(item, "module", None)
-    if _file(item) in NOT_PORTABLE:
-        return False
     return any(hasattr(module, name) for name in ("serving", "serving_file", "serve_process", "Process"))
 
 
