@@ -52,8 +52,8 @@ NOT_PORTABLE = {
     "test_watchdog",
 }
 
-# Files of tests that take a minute or more, the longest first: where several processes share the files, whoever begins
-# with one of these at the end keeps all waiting.
+# Files of tests that take longer than others, the longest first: where several processes share the files, who begins
+# one of these at the end keeps all waiting.
 LONG = (
     "test_chaos",
     "test_shutdown",

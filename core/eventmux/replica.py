@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .delay import Delay
 from .errors import StoreAwayError
 from .store.contract import Address
 
@@ -47,8 +48,8 @@ class Replica:
         self._parts: dict[Address, Part] = {}
         self._due: dict[Part, None] = {}
         self._dirty: dict[Part, None] = {}
-        self._behind: dict[Part, None] = {}
-        self._held: dict[Part, None] = {}  # what they have to append is not taken now
+        self._behind: Delay[Part] = Delay(BEHIND, self.mark)
+        self._held: Delay[Part] = Delay(PATIENCE, self.mark)  # what they have to append is not taken now
         self._is_due, self._is_dirty = asyncio.Event(), asyncio.Event()
         self._posts: dict[tuple[str, str, Address], int] = {}  # the newest value of each word counts
         self._drops: list[Address] = []
@@ -97,8 +98,8 @@ class Replica:
             del self._parts[part.address]
         self._due.pop(part, None)
         self._dirty.pop(part, None)
-        self._behind.pop(part, None)
-        self._held.pop(part, None)
+        self._behind.discard(part)
+        self._held.discard(part)
 
     def drop(self, address: Address) -> None:
         """Let go a log as a whole; soon, or when its time is over if the store is away."""
@@ -121,27 +122,7 @@ class Replica:
 
     def mark_later(self, part: Part) -> None:
         """It has something to append that nobody waits for."""
-        if not self._behind:
-            asyncio.get_running_loop().call_later(BEHIND, self._catch_up)
-        self._behind[part] = None
-
-    def _catch_up(self) -> None:
-        behind, self._behind = self._behind, {}
-        for part in behind:
-            self.mark(part)
-
-    def _hold(self, part: Part) -> None:
-        """Try again in a while: what others have to append does not wait for that."""
-        if self._parts.get(part.address) is not part:
-            return
-        if not self._held:
-            asyncio.get_running_loop().call_later(PATIENCE, self._let_go)
-        self._held[part] = None
-
-    def _let_go(self) -> None:
-        held, self._held = self._held, {}
-        for part in held:
-            self.mark(part)
+        self._behind.add(part)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Do something that the replica waits for when it closes."""
@@ -233,6 +214,11 @@ class Replica:
                 self._safely(part.appended, outcome)
         if any(isinstance(outcome, StoreAwayError) for outcome in outcomes):
             await asyncio.sleep(PATIENCE)
+
+    def _hold(self, part: Part) -> None:
+        """Try again in a while: what others have to append does not wait for that."""
+        if self._parts.get(part.address) is part:
+            self._held.add(part)
 
     async def _post(self) -> None:
         posts, self._posts = list(self._posts.items()), {}
