@@ -107,9 +107,9 @@ class Store(RedisProcess):
 
 
 @contextlib.contextmanager
-def store(folder: Path, *, core: int | None, lines: Mapping[str, str] | None = None) -> Iterator[Store]:
-    """It answers, on its core; it writes nothing to disk unless `lines` say so."""
-    with contextlib.closing(Store(folder, {"save": '""', **(lines or {})})) as one:
+def store(folder: Path, *, core: int | None) -> Iterator[Store]:
+    """It answers, on its core; it writes nothing to disk."""
+    with contextlib.closing(Store(folder, {"save": '""'})) as one:
         one.start()
         if core is not None:
             os.sched_setaffinity(one.pid, {core})

@@ -34,7 +34,7 @@ class RemoteLog:
         self._owner = owner
         self._keep = keep
         self._told = 0
-        self._is_losing = self._is_resting = False
+        self._is_losing = False
         self.mirror = Mirror(
             address, channel, replica.store, on_stranger=lambda: replica.hurry(self), on_end=tenant.finish
         )
@@ -50,7 +50,6 @@ class RemoteLog:
         return False
 
     def rest(self, closing: asyncio.Task[bool] | None, *, is_leaving: bool) -> None:  # noqa: ARG002 - for all parts
-        self._is_resting = True
         self.mirror.close()
         self._replica.discard(self)
 
@@ -89,7 +88,7 @@ class RemoteLog:
         self._lose()
 
     def _lose(self) -> None:
-        if self._channel.ended is None and not self._is_resting:
+        if self._channel.ended is None and self._replica.at(self.address) is self:  # else it has been let go meanwhile
             self.mirror.close()
             self._channel.end(LOST)
             self._tenant.finish()
